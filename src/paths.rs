@@ -1,0 +1,217 @@
+//! Every path that `rl` owns. Nobody else joins path strings below these two directories.
+//!
+//! ```text
+//! $RL_ROOT | --root | $XDG_DATA_HOME/rl | ~/.local/share/rl        persistent
+//! ├── images/            an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
+//! ├── layers/HEX/        one unpacked layer, HEX from its DiffID
+//! │   ├── fs/            the tree
+//! │   └── layer.json     version, how ownership is kept, size, compressed digest
+//! ├── containers/ID/     container.json · state.json · upper/ work/ merged/ · hosts hostname resolv.conf · lock
+//! ├── names/NAME         symbolic link to a container's id: the name is claimed by making it
+//! ├── volumes/NAME/      _data/ · volume.json
+//! ├── cache/             what a probe found out; may be deleted at any time
+//! └── tmp/               everything is built here, fsynced, and renamed into place
+//!
+//! $RL_RUNTIME_DIR | $XDG_RUNTIME_DIR/rl | /tmp/rl-UID               this boot
+//! └── ID/                sockets and pid files of a running container
+//! ```
+
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::error::Fail;
+
+/// The persistent directory of one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The store at `root`, or at the place the environment names (see the module's drawing).
+    ///
+    /// # Errors
+    /// When no directory can be named: neither `HOME` nor an override is set.
+    pub fn locate(root: Option<PathBuf>) -> Result<Self> {
+        let root = match root.or_else(|| absolute_variable("RL_ROOT")) {
+            Some(root) => std::path::absolute(&root)
+                .with_context(|| format!("finding `{}`", root.display()))?,
+            None => data_home()?.join("rl"),
+        };
+        Ok(Self { root })
+    }
+
+    /// The store whose directory is exactly `root`.
+    #[must_use]
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The OCI image layout.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// All unpacked layers.
+    #[must_use]
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// All containers.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// The directory of the container with this full id.
+    #[must_use]
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.containers().join(id)
+    }
+
+    /// All claimed names.
+    #[must_use]
+    pub fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    /// All volumes.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// The tree of the volume `name`.
+    #[must_use]
+    pub fn volume_data(&self, name: &str) -> PathBuf {
+        self.volumes().join(name).join("_data")
+    }
+
+    /// What probes remember.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// Where things are built before they are renamed into place.
+    #[must_use]
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Makes `directory`, which is one of this store's, and all above it, private to the user.
+    ///
+    /// # Errors
+    /// The system's, with the path and, for a full or read-only disk, a way out.
+    pub fn make(&self, directory: &Path) -> Result<()> {
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(directory);
+        made.map_err(|error| {
+            anyhow::Error::from(error).context(
+                Fail::system(format!(
+                    "cannot make the directory `{}`",
+                    directory.display()
+                ))
+                .hint("name another place for images and containers with --root DIR or RL_ROOT"),
+            )
+        })
+    }
+}
+
+/// The directory for sockets and pid files, made and checked: owned by the user and closed to others.
+///
+/// # Errors
+/// When no candidate can be made, or one belongs to somebody else.
+pub fn runtime_dir() -> Result<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    let candidates = [
+        absolute_variable("RL_RUNTIME_DIR"),
+        // A stale variable of another login (su, batch systems) names a directory that is not ours.
+        absolute_variable("XDG_RUNTIME_DIR")
+            .filter(|dir| is_private(dir, uid))
+            .map(|dir| dir.join("rl")),
+    ];
+    let fallback = std::env::temp_dir().join(format!("rl-{uid}"));
+    let dir = candidates.into_iter().flatten().next().unwrap_or(fallback);
+    match std::fs::DirBuilder::new()
+        .recursive(false)
+        .mode(0o700)
+        .create(&dir)
+    {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context(
+                Fail::system(format!(
+                    "cannot make the runtime directory `{}`",
+                    dir.display()
+                ))
+                .hint("name one of your own with RL_RUNTIME_DIR")
+                .code("RL-R01"),
+            ));
+        }
+    }
+    if !is_private(&dir, uid) {
+        return Err(Fail::denied(format!("the runtime directory `{}` is not yours alone", dir.display()))
+            .hint(format!("remove it or `chmod 700` it if it is yours, or name another with RL_RUNTIME_DIR (you are uid {uid})"))
+            .code("RL-R01")
+            .into());
+    }
+    Ok(dir)
+}
+
+/// Owned by `uid`, a real directory, and closed to everybody else.
+fn is_private(dir: &Path, uid: u32) -> bool {
+    std::fs::symlink_metadata(dir)
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == uid && meta.mode() & 0o077 == 0)
+}
+
+/// The user's home directory: `HOME`, else the one in `/etc/passwd`.
+#[must_use]
+pub fn home() -> Option<PathBuf> {
+    absolute_variable("HOME").or_else(|| {
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        let passwd = std::fs::read_to_string("/etc/passwd").ok()?; // absent in small containers
+        let line = passwd
+            .lines()
+            .find(|line| line.split(':').nth(2) == Some(&uid))?;
+        line.split(':')
+            .nth(5)
+            .filter(|home| home.starts_with('/'))
+            .map(PathBuf::from)
+    })
+}
+
+fn data_home() -> Result<PathBuf> {
+    // `dirs` asks the C library's user database when HOME is unset, which a static program must not do.
+    if absolute_variable("HOME").is_some()
+        && let Some(dir) = dirs::data_dir()
+    {
+        return Ok(dir);
+    }
+    home().map(|home| home.join(".local/share")).ok_or_else(|| {
+        Fail::usage(
+            "cannot find your home directory: HOME is not set and /etc/passwd does not list you",
+        )
+        .hint("set HOME, or name a place for images and containers with --root DIR or RL_ROOT")
+        .into()
+    })
+}
+
+fn absolute_variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}

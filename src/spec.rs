@@ -1,0 +1,621 @@
+//! The waist: everything that is known of one container before it is started, as plain data.
+//!
+//! Command-line flags, Docker API requests and OCI `config.json` files all become a [`ContainerSpec`];
+//! all that is below sees nothing else. No I/O here. Field names and meanings follow the OCI runtime
+//! specification (config.md, config-linux.md) where it has the thing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fail;
+
+/// The version of the stored form. A newer one than this is refused, never guessed at.
+pub const VERSION: u32 = 1;
+
+/// One container, completely described.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// [`VERSION`].
+    pub version: u32,
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// The name that the user gave or that was made up: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+    pub name: String,
+    /// The image it came from; none for `--rootfs`.
+    pub image: Option<Image>,
+    /// Where its root file system comes from.
+    pub rootfs: Rootfs,
+    /// Nothing below the root can be written, but for volumes and tmpfs.
+    pub read_only: bool,
+    /// The program.
+    pub process: Process,
+    /// `rl`'s own pid 1 reaps and forwards signals; the program is its child.
+    pub init: bool,
+    /// Host name; the first 12 digits of the id when the UTS namespace is private and none is given.
+    pub hostname: Option<String>,
+    /// NIS domain name, as `domainname(1)` shows it.
+    pub domainname: Option<String>,
+    /// What is mounted over the root, in the order given by the user.
+    pub mounts: Vec<Mount>,
+    /// Device nodes of the host that are bound in.
+    pub devices: Vec<Device>,
+    /// Which namespaces are its own.
+    pub namespaces: Namespaces,
+    /// How user and group ids are mapped.
+    pub userns: UserNs,
+    /// How it reaches the world.
+    pub network: Network,
+    /// What goes into `/etc/hosts` and `/etc/resolv.conf`.
+    pub names: Names,
+    /// What the program may not do.
+    pub confinement: Confinement,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+    /// `--annotation`.
+    pub annotations: BTreeMap<String, String>,
+    /// `--label` over the image's.
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks it to stop: a name (`SIGTERM`) or a number.
+    pub stop_signal: String,
+    /// `--rm`: the container goes when its program ends.
+    pub remove: bool,
+}
+
+/// Which image a container came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// As the user wrote it.
+    pub reference: String,
+    /// `sha256:…` of the image's configuration, docker's image id; empty for `host`.
+    pub id: String,
+}
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Rootfs {
+    /// Unpacked layers, lowest first (the order of `rootfs.diff_ids`), and a private writable one.
+    Layers {
+        /// `sha256:…` of each uncompressed layer tar.
+        diff_ids: Vec<String>,
+    },
+    /// A directory of the user's, used as it is (and written to).
+    Directory {
+        /// Absolute path on the host.
+        path: PathBuf,
+    },
+    /// The host's own programs below, a private writable layer above (`rl run host`).
+    Host,
+}
+
+/// The program of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Process {
+    /// `--entrypoint`, else the image's. `Some(empty)` clears the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// The words after the image's name, else the image's `Cmd`.
+    pub command: Option<Vec<String>>,
+    /// `NAME=value`, later ones win. The image's come first.
+    pub env: Vec<String>,
+    /// Working directory inside; `/` when empty.
+    pub cwd: String,
+    /// `user[:group]`, names or numbers, looked up in the container's own `/etc/passwd`.
+    pub user: String,
+    /// `--group-add`: names or numbers, or `keep-groups`.
+    pub groups: Vec<String>,
+    /// A terminal of its own.
+    pub tty: bool,
+    /// Standard input is the caller's; else `/dev/null`.
+    pub interactive: bool,
+    /// How many descriptors from 3 on are passed through.
+    pub preserve_fds: u32,
+    /// `--umask`, octal; 0022 by default.
+    pub umask: u32,
+}
+
+impl Process {
+    /// Entry point and command as one list: what is executed.
+    #[must_use]
+    pub fn args(&self) -> Vec<String> {
+        let entrypoint = self.entrypoint.iter().flatten();
+        entrypoint
+            .chain(self.command.iter().flatten())
+            .cloned()
+            .collect()
+    }
+}
+
+/// What an image's configuration says of the containers made from it.
+/// Source: OCI image specification, config.md; docker's additions are kept elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ImageDefaults {
+    /// `Env`.
+    pub env: Vec<String>,
+    /// `Entrypoint`.
+    pub entrypoint: Option<Vec<String>>,
+    /// `Cmd`.
+    pub command: Option<Vec<String>>,
+    /// `User`.
+    pub user: String,
+    /// `WorkingDir`.
+    pub cwd: String,
+    /// `Volumes`: paths inside that get a volume of their own.
+    pub volumes: Vec<String>,
+    /// `StopSignal`.
+    pub stop_signal: Option<String>,
+    /// `Labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `ExposedPorts`: `80/tcp`.
+    pub exposed_ports: Vec<String>,
+}
+
+/// What is mounted at one place inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside the container.
+    pub target: String,
+    /// What stands there.
+    pub source: MountSource,
+    /// Cannot be written through this mount.
+    pub read_only: bool,
+    /// Further restrictions and the propagation: `nosuid`, `nodev`, `noexec`, `rslave`, `rshared`, …
+    pub options: Vec<String>,
+}
+
+/// The kinds of mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum MountSource {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute path on the host.
+        path: PathBuf,
+        /// Mounts below `path` come along.
+        recursive: bool,
+    },
+    /// A volume of `rl`'s; `volume` names a directory under `volumes/`.
+    Volume {
+        /// The volume's name; 64 hexadecimal digits for an anonymous one.
+        volume: String,
+        /// What the image has at the target is copied into an empty volume.
+        copy_up: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// `size=`, `mode=` and the like, as tmpfs(5) takes them.
+        data: Vec<String>,
+        /// What the image has at the target is copied in.
+        copy_up: bool,
+    },
+}
+
+/// A device node of the host, bound into the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Path on the host; a directory brings all nodes below it.
+    pub host: PathBuf,
+    /// Path inside.
+    pub target: String,
+    /// Some of `r`, `w`, `m`. Without `w` the node is bound read-only; there is no device cgroup.
+    pub access: String,
+}
+
+/// Whose namespace is used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "mode", content = "of")]
+pub enum Namespace {
+    /// A new one.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// Another container's, by id or name.
+    Container(String),
+    /// One that a file of `/proc/PID/ns` or a bind mount names.
+    Path(PathBuf),
+}
+
+/// `--ipc`: docker knows more than private and host here.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shm {
+    /// A `/dev/shm` of its own.
+    #[default]
+    Private,
+    /// The host's (`--ipc=host`).
+    Host,
+    /// None at all (`--ipc=none`).
+    None,
+}
+
+/// The namespaces of a container; the user and mount namespaces are always its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// `--pid`.
+    pub pid: Namespace,
+    /// `--ipc`.
+    pub ipc: Namespace,
+    /// `/dev/shm`, which follows `--ipc`.
+    pub shm: Shm,
+    /// `--uts`.
+    pub uts: Namespace,
+    /// `--cgroupns`.
+    pub cgroup: Namespace,
+    /// `--time-offset`: a time namespace is made only when one of these is given.
+    pub time: Option<TimeOffsets>,
+}
+
+/// How far the container's clocks are ahead. Source: time_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TimeOffsets {
+    /// Seconds added to `CLOCK_MONOTONIC`.
+    pub monotonic_s: i64,
+    /// Seconds added to `CLOCK_BOOTTIME`.
+    pub boottime_s: i64,
+}
+
+/// `--userns`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "mode")]
+pub enum UserNs {
+    /// The ladder: container root is the user, 1…n the user's ranges; else one id (design, section 4).
+    #[default]
+    Auto,
+    /// The user keeps their own ids inside, or gets the ones named here.
+    KeepId {
+        /// Id inside; the user's own by default.
+        uid: Option<u32>,
+        /// Group id inside; the user's own by default.
+        gid: Option<u32>,
+    },
+    /// The user's own id is not mapped; all ids are subordinate.
+    NoMap,
+    /// As `Auto`: without root there is no container in the host's user namespace.
+    Host,
+}
+
+/// `--network`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "mode")]
+pub enum Network {
+    /// The best that works: pasta, slirp4netns, and with a line that says so the host's.
+    #[default]
+    Auto,
+    /// Through the `pasta` helper.
+    Pasta {
+        /// Extra words for its command line.
+        options: Vec<String>,
+    },
+    /// Through the `slirp4netns` helper.
+    Slirp4netns {
+        /// `allow_host_loopback=true`, `mtu=…`, `cidr=…`, `enable_ipv6=…`.
+        options: Vec<String>,
+    },
+    /// The host's own network.
+    Host,
+    /// Loopback only.
+    None,
+    /// Another container's.
+    Container {
+        /// Its id or name.
+        id: String,
+    },
+    /// The network namespace that a file names.
+    Path {
+        /// Path on the host.
+        path: PathBuf,
+    },
+}
+
+/// Names and addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Names {
+    /// `--add-host`: name and address; `host-gateway` is resolved when the network is known.
+    pub hosts: Vec<(String, String)>,
+    /// `--dns`; the host's servers when empty.
+    pub dns: Vec<IpAddr>,
+    /// `--dns-search`.
+    pub search: Vec<String>,
+    /// `--dns-option`.
+    pub options: Vec<String>,
+    /// `/etc/hosts` of the image stays as it is.
+    pub keep_hosts: bool,
+    /// `/etc/resolv.conf` of the image stays as it is (`--dns=none`).
+    pub keep_resolv_conf: bool,
+}
+
+/// What the program may not do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Confinement {
+    /// `--privileged`: every capability, no seccomp filter, nothing masked.
+    pub privileged: bool,
+    /// The capabilities that stay, as `CAP_…` names, sorted.
+    pub capabilities: Vec<String>,
+    /// The system call filter.
+    pub seccomp: Seccomp,
+    /// `--security-opt no-new-privileges`.
+    pub no_new_privileges: bool,
+    /// Paths that are hidden.
+    pub masked_paths: Vec<String>,
+    /// Paths that cannot be written.
+    pub read_only_paths: Vec<String>,
+    /// `--ulimit`.
+    pub rlimits: Vec<Rlimit>,
+    /// `--sysctl`, as `net.ipv4.ip_forward` → `1`.
+    pub sysctls: BTreeMap<String, String>,
+    /// `--oom-score-adj`.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// The system call filter.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Seccomp {
+    /// Docker's default, in effect.
+    #[default]
+    Default,
+    /// None.
+    Unconfined,
+    /// A profile of the user's, in docker's JSON format, as text.
+    Profile {
+        /// The JSON text.
+        json: String,
+    },
+}
+
+/// One resource limit. Source: getrlimit(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// As `ulimit` names it in docker: `nofile`, `nproc`, `core`, …
+    pub name: String,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+impl ContainerSpec {
+    /// Takes from the image what the user left open, as docker does it.
+    ///
+    /// `Env` goes before the user's own; `Cmd` is dropped when the user gave an entry point.
+    pub fn inherit(&mut self, image: &ImageDefaults) {
+        let process = &mut self.process;
+        if process.entrypoint.is_none() {
+            process.entrypoint.clone_from(&image.entrypoint);
+            if process.command.is_none() {
+                process.command.clone_from(&image.command);
+            }
+        }
+        let mut env = image.env.clone();
+        env.append(&mut process.env);
+        process.env = env;
+        if process.user.is_empty() {
+            process.user.clone_from(&image.user);
+        }
+        if process.cwd.is_empty() {
+            process.cwd.clone_from(&image.cwd);
+        }
+        if self.stop_signal.is_empty() {
+            self.stop_signal = image.stop_signal.clone().unwrap_or_default();
+        }
+        for (key, value) in &image.labels {
+            self.labels
+                .entry(key.clone())
+                .or_insert_with(|| value.clone());
+        }
+        for target in &image.volumes {
+            if self
+                .mounts
+                .iter()
+                .any(|mount| mount.target.trim_end_matches('/') == target.trim_end_matches('/'))
+            {
+                continue;
+            }
+            self.mounts.push(Mount {
+                target: target.clone(),
+                source: MountSource::Volume {
+                    volume: String::new(),
+                    copy_up: true,
+                },
+                read_only: false,
+                options: Vec::new(),
+            });
+        }
+    }
+
+    /// Checks what can be checked without looking at the machine.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Usage`] that names the field.
+    pub fn check(&self) -> Result<(), Fail> {
+        if self.version != VERSION {
+            return Err(Fail::corrupt(format!(
+                "the container's description has version {}, this `rl` knows {VERSION}",
+                self.version
+            ))
+            .hint("it was written by a newer `rl`; use that one"));
+        }
+        if self.process.args().is_empty() {
+            return Err(Fail::usage("no command given, and the image names none")
+                .hint("add one: rl run IMAGE COMMAND"));
+        }
+        if let Some(text) = self
+            .process
+            .args()
+            .iter()
+            .chain(&self.process.env)
+            .find(|text| text.contains('\0'))
+        {
+            return Err(Fail::usage(format!(
+                "`{}` contains a NUL byte",
+                text.escape_debug()
+            )));
+        }
+        if !self.process.cwd.is_empty() && !self.process.cwd.starts_with('/') {
+            return Err(Fail::usage(format!(
+                "working directory `{}` is not an absolute path",
+                self.process.cwd
+            )));
+        }
+        for mount in &self.mounts {
+            if !mount.target.starts_with('/') {
+                return Err(Fail::usage(format!(
+                    "mount target `{}` is not an absolute path",
+                    mount.target
+                )));
+            }
+            if mount.target.trim_matches('/').is_empty() {
+                return Err(Fail::usage("nothing can be mounted over `/`")
+                    .hint("use --rootfs DIR for a root file system of your own"));
+            }
+        }
+        let mut targets: Vec<&str> = self
+            .mounts
+            .iter()
+            .map(|mount| mount.target.trim_end_matches('/'))
+            .collect();
+        targets.sort_unstable();
+        if let Some(pair) = targets.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Fail::usage(format!(
+                "two mounts have the same target `{}`",
+                pair[0]
+            )));
+        }
+        for (name, text, most) in [
+            ("host name", &self.hostname, 64),
+            ("domain name", &self.domainname, 64),
+        ] {
+            if let Some(text) = text
+                && (text.is_empty() || text.len() > most)
+            {
+                return Err(Fail::usage(format!(
+                    "{name} `{text}` must have 1 to {most} bytes"
+                )));
+            }
+        }
+        for limit in &self.confinement.rlimits {
+            if limit.soft > limit.hard {
+                return Err(Fail::usage(format!(
+                    "ulimit {}: the soft limit {} is above the hard limit {}",
+                    limit.name, limit.soft, limit.hard
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` can name a container or volume, as docker has it: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes
+        .next()
+        .is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            version: VERSION,
+            id: "0".repeat(64),
+            name: "test".to_owned(),
+            image: None,
+            rootfs: Rootfs::Host,
+            read_only: false,
+            process: Process {
+                command: Some(vec!["sh".to_owned()]),
+                ..Process::default()
+            },
+            init: false,
+            hostname: None,
+            domainname: None,
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            namespaces: Namespaces::default(),
+            userns: UserNs::Auto,
+            network: Network::Auto,
+            names: Names::default(),
+            confinement: Confinement::default(),
+            shm_size: 64 << 20,
+            annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            stop_signal: String::new(),
+            remove: false,
+        }
+    }
+
+    fn words(text: &str) -> Option<Vec<String>> {
+        Some(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn the_image_fills_what_the_user_left_open() {
+        let image = ImageDefaults {
+            env: vec!["A=image".to_owned()],
+            entrypoint: words("/entry"),
+            command: words("default args"),
+            user: "app".to_owned(),
+            ..ImageDefaults::default()
+        };
+        for (entrypoint, command, args) in [
+            (None, None, "/entry default args"),
+            (None, words("mine"), "/entry mine"),
+            (words("/other"), None, "/other"),
+            (words("/other"), words("mine"), "/other mine"),
+            (words(""), words("mine"), "mine"),
+        ] {
+            let mut spec = spec();
+            spec.process.entrypoint = entrypoint;
+            spec.process.command = command;
+            spec.process.env = vec!["A=mine".to_owned()];
+            spec.inherit(&image);
+            assert_eq!(spec.process.args().join(" "), args);
+            assert_eq!(spec.process.env, ["A=image", "A=mine"]);
+            assert_eq!(spec.process.user, "app");
+        }
+    }
+
+    #[test]
+    fn the_check_names_what_is_wrong() {
+        let mut no_command = spec();
+        no_command.process.command = None;
+        assert!(
+            no_command
+                .check()
+                .expect_err("refused")
+                .message
+                .contains("no command")
+        );
+        let mut relative = spec();
+        relative.process.cwd = "tmp".to_owned();
+        assert!(
+            relative
+                .check()
+                .expect_err("refused")
+                .message
+                .contains("`tmp`")
+        );
+        let mut long = spec();
+        long.hostname = Some("x".repeat(65));
+        assert!(long.check().is_err());
+        assert!(spec().check().is_ok());
+    }
+
+    #[test]
+    fn names_are_dockers() {
+        for good in ["a", "web-1", "A_b.c"] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "-a", "a/b", "ä", ".a", "a b"] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Getting inside; one file for each process.
+
+pub mod confine;

@@ -1,0 +1,349 @@
+//! Files through descriptors: [`Root`] is a directory that no path can leave.
+//!
+//! Every path that an image, an archive or a container names is resolved by openat2(2) with
+//! `RESOLVE_IN_ROOT`: `..`, absolute links and magic links lead to nowhere outside.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::{Error, Result};
+
+/// How paths are resolved below a [`Root`].
+const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+/// A directory that paths cannot leave.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Root {
+    /// The directory at `path`, which is trusted: it is resolved as the host sees it.
+    ///
+    /// # Errors
+    /// open(2).
+    pub fn open_trusted(path: &Path) -> Result<Self> {
+        let fd = open_trusted(path, OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(Self { fd })
+    }
+
+    /// The directory that `fd` stands for.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Opens `path` as the inside sees it: this directory is `/`, links are followed within it.
+    ///
+    /// # Errors
+    /// openat2(2); `ENOSYS` before Linux 5.6.
+    pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+        self.open_with(path, flags, Mode::empty())
+    }
+
+    /// As [`Root::open`]; `mode` is for files that `flags` create.
+    ///
+    /// # Errors
+    /// As [`Root::open`].
+    pub fn open_with(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        openat2(self.fd.as_fd(), path, flags, mode, INSIDE)
+    }
+
+    /// Opens the parent directory of `path` and returns it with the last component.
+    /// `None` stands for the root itself and for paths that end in `..`.
+    ///
+    /// # Errors
+    /// As [`Root::open`].
+    pub fn open_parent<'p>(&self, path: &'p Path) -> Result<Option<(OwnedFd, &'p OsStr)>> {
+        let Some(name) = path.file_name() else {
+            return Ok(None);
+        };
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        Ok(Some((
+            self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?,
+            name,
+        )))
+    }
+
+    /// Makes the directory `path` and all above it, and opens it. Existing links are followed inside.
+    ///
+    /// # Errors
+    /// mkdirat(2), openat2(2); `ENOTDIR` where a file stands in the way.
+    pub fn make_dir_all(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
+        match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Error {
+                errno: Errno::NOENT,
+                ..
+            }) => {}
+            done => return done,
+        }
+        let mut at = self.open(Path::new("."), OFlags::PATH | OFlags::DIRECTORY)?;
+        let mut done = PathBuf::new();
+        for component in path.components() {
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::CurDir | Component::RootDir | Component::Prefix(_) => continue,
+                Component::ParentDir => OsStr::new(".."),
+            };
+            done.push(name);
+            // From the root each time: a link met on the way is resolved inside, never from where it stands.
+            at = match self.open(&done, OFlags::PATH | OFlags::DIRECTORY) {
+                Ok(next) => next,
+                Err(Error {
+                    errno: Errno::NOENT,
+                    ..
+                }) => {
+                    match rustix::fs::mkdirat(&at, name, mode) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(Error::new(format!("mkdirat({done:?})"), errno)),
+                    }
+                    self.open(&done, OFlags::PATH | OFlags::DIRECTORY)?
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(at)
+    }
+
+    /// Opens the file at `path` as a mount target, made empty when it is not there.
+    ///
+    /// # Errors
+    /// As [`Root::make_dir_all`].
+    pub fn make_file(&self, path: &Path) -> Result<OwnedFd> {
+        match self.open(path, OFlags::PATH) {
+            Err(Error {
+                errno: Errno::NOENT,
+                ..
+            }) => {}
+            done => return done,
+        }
+        if let Some(parent) = path.parent() {
+            self.make_dir_all(parent, Mode::from_raw_mode(0o755))?;
+        }
+        let made = self.open_with(
+            path,
+            OFlags::CREATE | OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+            Mode::from_raw_mode(0o644),
+        )?;
+        drop(made);
+        self.open(path, OFlags::PATH)
+    }
+
+    /// Reads a regular file of at most `limit` bytes; `None` when there is none.
+    ///
+    /// # Errors
+    /// openat2(2), read(2); `EINVAL` for anything but a regular file, `EFBIG` for one above `limit`.
+    pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        use std::io::Read as _;
+        // NONBLOCK: a FIFO that an image put there must not stop us.
+        let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+            Ok(fd) => fd,
+            Err(Error {
+                errno: Errno::NOENT | Errno::NOTDIR,
+                ..
+            }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let failed = |errno| Error::new(format!("read({path:?})"), errno);
+        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(failed(Errno::INVAL));
+        }
+        let mut content = Vec::new();
+        let mut file = std::fs::File::from(fd).take(limit + 1);
+        file.read_to_end(&mut content)
+            .map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        if content.len() as u64 > limit {
+            Err(failed(Errno::FBIG))
+        } else {
+            Ok(Some(content))
+        }
+    }
+}
+
+/// openat2(2) with `O_CLOEXEC`, tried again when it was interrupted or raced with a rename.
+///
+/// # Errors
+/// The kernel's.
+pub fn openat2(
+    at: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
+    let mut rounds = 0;
+    loop {
+        match rustix::fs::openat2(at, path, flags | OFlags::CLOEXEC, mode, resolve) {
+            Ok(fd) => return Ok(fd),
+            Err(Errno::INTR) => {}
+            // The kernel gives up when something was renamed meanwhile (openat2(2), ERRORS).
+            Err(Errno::AGAIN) if rounds < 128 => rounds += 1,
+            Err(errno) => return Err(Error::new(format!("openat2({path:?})"), errno)),
+        }
+    }
+}
+
+/// open(2) with `O_CLOEXEC` of a path that is trusted: ours, or named by the user.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_trusted(path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
+        .map_err(|errno| Error::new(format!("open({path:?})"), errno))
+}
+
+/// Removes the tree `name` in `at` without following a link; nothing happens when there is none.
+/// Directories that deny their owner entry are opened up first.
+///
+/// # Errors
+/// unlinkat(2), with the path of the entry that stays.
+pub fn remove_tree(at: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    remove_below(at, name, &PathBuf::from(name))
+}
+
+fn remove_below(at: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<()> {
+    match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        // Linux answers EISDIR for a directory, POSIX says EPERM.
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(Error::new(format!("unlinkat({shown:?})"), errno)),
+    }
+    match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
+        Err(errno) => return Err(Error::new(format!("unlinkat({shown:?})"), errno)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = match rustix::fs::openat(at, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            let _ = rustix::fs::chmodat(at, name, Mode::RWXU, AtFlags::empty()); // the next call says why, if it must
+            rustix::fs::openat(at, name, flags, Mode::empty())
+        }
+        opened => opened,
+    }
+    .map_err(|errno| Error::new(format!("openat({shown:?})"), errno))?;
+    for round in 0.. {
+        let mut found = false;
+        let entries = rustix::fs::Dir::read_from(&dir)
+            .map_err(|errno| Error::new(format!("getdents64({shown:?})"), errno))?;
+        for entry in entries {
+            let entry =
+                entry.map_err(|errno| Error::new(format!("getdents64({shown:?})"), errno))?;
+            let child = OsStr::from_bytes(entry.file_name().to_bytes());
+            if child == "." || child == ".." {
+                continue;
+            }
+            found = true;
+            match remove_below(dir.as_fd(), child, &shown.join(child)) {
+                Err(Error {
+                    errno: Errno::ACCESS,
+                    ..
+                }) if round == 0 => {
+                    let _ = rustix::fs::fchmod(&dir, Mode::RWXU); // the second round says why, if it must
+                }
+                done => done?,
+            }
+        }
+        if !found {
+            break;
+        }
+    }
+    match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::new(format!("unlinkat({shown:?})"), errno)),
+    }
+}
+
+/// Writes `content` to `path` so that a reader sees the old or the new, never a part: written aside
+/// in the same directory, synced, renamed.
+///
+/// # Errors
+/// The system's.
+pub fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let parent = path.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let aside = parent.join(format!(
+        ".{}.{}",
+        name.to_string_lossy(),
+        rustix::process::getpid().as_raw_nonzero()
+    ));
+    let written = (|| {
+        let mut file = std::fs::File::create(&aside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&aside, path)?;
+        std::fs::File::open(parent)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&aside); // the first error is the one that matters
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn no_path_leaves_a_root() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = outside.path().join("root");
+        std::fs::create_dir_all(inside.join("etc")).unwrap();
+        std::fs::write(outside.path().join("secret"), "x").unwrap();
+        symlink("/secret", inside.join("absolute")).unwrap();
+        symlink("../../secret", inside.join("etc/dotdot")).unwrap();
+        let root = Root::open_trusted(&inside).unwrap();
+        for path in ["../secret", "/../secret", "absolute", "etc/dotdot"] {
+            assert_eq!(root.read(Path::new(path), 10).unwrap(), None, "{path}");
+        }
+        std::fs::write(inside.join("secret"), "inner").unwrap();
+        assert_eq!(
+            root.read(Path::new("absolute"), 10).unwrap().as_deref(),
+            Some(&b"inner"[..])
+        );
+    }
+
+    #[test]
+    fn directories_are_made_through_links_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("/real", dir.path().join("link")).unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        let root = Root::open_trusted(dir.path()).unwrap();
+        root.make_dir_all(Path::new("/link/a/b"), Mode::from_raw_mode(0o755))
+            .unwrap();
+        assert!(dir.path().join("real/a/b").is_dir());
+        root.make_file(Path::new("/link/a/file")).unwrap();
+        assert!(dir.path().join("real/a/file").is_file());
+    }
+
+    #[test]
+    fn a_tree_is_removed_without_following_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = dir.path().join("keep");
+        std::fs::create_dir_all(dir.path().join("tree/a/b")).unwrap();
+        std::fs::create_dir(&keep).unwrap();
+        std::fs::write(keep.join("file"), "x").unwrap();
+        symlink(&keep, dir.path().join("tree/a/link")).unwrap();
+        let at = open_trusted(dir.path(), OFlags::PATH | OFlags::DIRECTORY).unwrap();
+        remove_tree(at.as_fd(), OsStr::new("tree")).unwrap();
+        assert!(!dir.path().join("tree").exists());
+        assert!(keep.join("file").exists());
+    }
+}

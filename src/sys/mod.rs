@@ -1,0 +1,70 @@
+//! The only `unsafe` of the house: system calls with types, one call to a function, named after it.
+//!
+//! Knows nothing of containers. An [`Error`] prints the call as strace would:
+//! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
+
+pub mod fs;
+
+use rustix::io::Errno;
+
+/// A system call that failed: the call as text, and the kernel's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// The call with its telling arguments, such as `openat2("/etc/passwd")`.
+    pub call: String,
+    /// The kernel's answer.
+    pub errno: Errno,
+}
+
+impl Error {
+    /// A call and its answer.
+    pub fn new(call: impl Into<String>, errno: Errno) -> Self {
+        Self {
+            call: call.into(),
+            errno,
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: {} ({})",
+            self.call,
+            nix_name(self.errno),
+            description(self.errno)
+        )
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What every function here returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// `EPERM`.
+fn nix_name(errno: Errno) -> String {
+    format!("{:?}", nix::errno::Errno::from_raw(errno.raw_os_error()))
+}
+
+/// `Operation not permitted`.
+fn description(errno: Errno) -> &'static str {
+    nix::errno::Errno::from_raw(errno.raw_os_error()).desc()
+}
+
+/// The errno somewhere in a chain of causes, be it ours, std's or rustix's.
+#[must_use]
+pub fn errno_of(error: &anyhow::Error) -> Option<Errno> {
+    error.chain().find_map(|cause| {
+        cause
+            .downcast_ref::<Error>()
+            .map(|error| error.errno)
+            .or_else(|| cause.downcast_ref::<Errno>().copied())
+            .or_else(|| {
+                cause
+                    .downcast_ref::<std::io::Error>()
+                    .and_then(Errno::from_io_error)
+            })
+    })
+}
