@@ -1,1 +1,6 @@
 //! The image store.
+
+pub mod config;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
