@@ -10,7 +10,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ureq::config::Config;
@@ -26,10 +26,10 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// Most addresses kept of a host.
 const MAX_ADDRESSES: usize = 8;
 
-/// Looks up names and remembers the answers for its own lifetime.
-#[derive(Debug, Default)]
+/// Looks up names and remembers the answers for its own lifetime; clones share the memory.
+#[derive(Debug, Clone, Default)]
 pub struct Resolver {
-    known: Mutex<HashMap<String, Vec<IpAddr>>>,
+    known: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>,
 }
 
 impl ureq::unversioned::resolver::Resolver for Resolver {
