@@ -1,6 +1,10 @@
 //! The image store.
 
-/// Where the tree of an unpacked layer is, relative to the store.
-pub fn layer_dir(diff_id: &str) -> anyhow::Result<std::path::PathBuf> {
-    Ok(format!("layers/{}/fs", diff_id.trim_start_matches("sha256:")).into())
-}
+pub mod auth;
+pub mod config;
+pub mod manifest;
+pub mod platform;
+mod program;
+pub mod reference;
+pub mod registry;
+pub mod resolver;
