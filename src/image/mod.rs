@@ -1,1 +1,4 @@
 //! The image store.
+
+pub mod entries;
+pub mod layer;
