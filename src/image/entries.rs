@@ -174,6 +174,11 @@ impl<R: BufRead> Reader<R> {
         self.data -= count as u64;
     }
 
+    /// The input, which stands at the beginning of the entry's data after [`Reader::next`].
+    pub fn input(&self) -> &R {
+        &self.input
+    }
+
     /// The input, with all that the archive left unread.
     pub fn into_inner(self) -> R {
         self.input

@@ -96,19 +96,19 @@ pub fn unpack(input: impl BufRead, into: &Root, ids: Ids) -> Result<Report> {
 
 /// An error of the stream: a [`Fail`] that a reader put into it comes out as it was.
 fn input_failed(error: std::io::Error) -> anyhow::Error {
-    match error.kind() {
-        std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
-            if error
-                .get_ref()
-                .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Fail>)
-            {
-                return error.into();
-            }
+    match error.downcast::<Fail>() {
+        Ok(fail) => fail.into(),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ) =>
+        {
             Fail::corrupt(format!("the layer is damaged: {error}"))
                 .hint("fetch it again, or ask whoever made the image")
                 .into()
         }
-        _ => anyhow::Error::from(error).context("reading the layer"),
+        Err(error) => anyhow::Error::from(error).context("reading the layer"),
     }
 }
 
