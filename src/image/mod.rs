@@ -1,10 +1,14 @@
 //! The image store.
 
-pub mod auth;
+pub mod archive;
+pub mod changes;
 pub mod config;
+pub mod entries;
+pub mod ingest;
+pub mod layer;
 pub mod manifest;
 pub mod platform;
-mod program;
+pub mod pull;
 pub mod reference;
-pub mod registry;
-pub mod resolver;
+pub mod scratch;
+pub mod store;
