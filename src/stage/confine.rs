@@ -347,19 +347,18 @@ pub fn apply(confinement: &Confinement, identity: &Identity) -> Result<()> {
 
 /// The filter that was asked for. A privileged container has one only when a profile was named.
 fn filter(confinement: &Confinement) -> Result<Option<Filter>> {
-    let json = match &confinement.seccomp {
-        Seccomp::Unconfined => return Ok(None),
-        Seccomp::Default if confinement.privileged => return Ok(None),
-        Seccomp::Default => seccomp::DEFAULT_PROFILE,
-        Seccomp::Profile { json } => json,
-    };
     let release = rustix::system::uname();
     let target = Target {
         machine: Machine::HERE,
         capabilities: &confinement.capabilities,
         kernel: kernel_version(&release.release().to_string_lossy()),
     };
-    Ok(Some(seccomp::compile(json, &target)?))
+    Ok(match &confinement.seccomp {
+        Seccomp::Unconfined => None,
+        Seccomp::Default if confinement.privileged => None,
+        Seccomp::Default => Some(seccomp::default_filter(&target)?),
+        Seccomp::Profile { json } => Some(seccomp::compile(json, &target)?),
+    })
 }
 
 /// Version and patch level of a release such as `6.1.0-13-amd64`; zeros for what is not a number.
