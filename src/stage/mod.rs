@@ -22,6 +22,7 @@ pub mod init;
 pub mod job;
 pub mod parent;
 pub mod rootfs;
+pub mod seccomp;
 pub mod user;
 
 use std::path::PathBuf;
