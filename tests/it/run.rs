@@ -40,10 +40,8 @@ fn a_missing_program_is_127_and_one_that_cannot_be_executed_126() {
         .stderr_has("/no/such/program");
     home.rl("run --rm busybox /etc/passwd")
         .fails(126)
-        .stderr_has("/etc/passwd");
-    home.rl("run --rm busybox /etc")
-        .fails(126)
-        .stderr_has("/etc");
+        .stderr_has_one_of(&["permission denied"]);
+    home.rl("run --rm busybox /etc").fails(126);
 }
 
 #[test]
@@ -124,7 +122,8 @@ fn the_environment_is_the_images_and_the_users_and_nothing_of_the_host() {
         .args(["-e", "D=two words", "env:latest", "env"])
         .ok();
     let mut lines = output.lines();
-    lines.retain(|line| *line != "container=podman"); // podman's own
+    // podman's own.
+    lines.retain(|line| !["container=podman", "TERM=xterm"].contains(line));
     lines.sort_unstable();
     assert_eq!(
         lines,
@@ -184,14 +183,23 @@ fn an_image_without_any_command_says_so() {
 }
 
 #[test]
-fn the_working_directory_is_the_images_or_the_flags_and_is_made_when_missing() {
+fn a_working_directory_is_made_when_it_is_missing() {
+    needs!(Need::Ours); // docker makes it, podman refuses the flag's
+    let home = Home::with_busybox();
+    home.rl("run --rm --workdir /new/one busybox pwd")
+        .says("/new/one");
+    home.rl("run --rm --workdir /etc/passwd/x busybox pwd")
+        .fails(125)
+        .stderr_has("/etc/passwd/x");
+}
+
+#[test]
+fn the_working_directory_is_the_images_or_the_flags() {
     let home = Home::new();
     let config = json!({ "Env": ["PATH=/bin"], "WorkingDir": "/srv/made" });
     home.load(&Image::busybox().config(config), "cwd:latest");
     home.rl("run --rm cwd pwd").says("/srv/made");
     home.rl("run --rm -w /tmp cwd pwd").says("/tmp");
-    home.rl("run --rm --workdir /new/one cwd pwd")
-        .says("/new/one");
 }
 
 #[test]
@@ -259,8 +267,8 @@ fn host_and_domain_name_are_the_containers_own() {
     home.rl("run --rm --hostname web busybox hostname")
         .says("web");
     home.rl("run --rm --hostname web busybox sh -c")
-        .arg("cat /etc/hostname; grep -w web /etc/hosts | head -n 1 | wc -l")
-        .says("web\n1");
+        .arg("echo $(cat /etc/hostname) $(grep -w web /etc/hosts | head -n 1 | wc -l)")
+        .says("web 1");
     let default = home.rl("run --rm busybox hostname").ok();
     assert!(
         default.text().len() == 12 && default.text().bytes().all(|byte| byte.is_ascii_hexdigit()),
@@ -412,7 +420,10 @@ fn cidfile_and_pidfile_are_written() {
             .filter(|text| !text.is_empty())
     });
     let comm = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap();
-    assert!(comm.starts_with("sh\0-c\0"), "`{comm}`");
+    assert!(
+        comm.starts_with("cat\0") || comm.starts_with("sh\0-c\0"),
+        "`{comm}`"
+    );
     running.wait().code(0);
     // A file that is there already may be of another container.
     home.rl("run --rm --cidfile")
