@@ -3,8 +3,10 @@
 //! The flags are docker's, with docker's meanings; [`spec`] turns them into a container spec without
 //! touching the machine. Nothing here knows how a container is started.
 
+mod confinement;
 mod mounts;
 mod names;
+mod namespaces;
 mod spec;
 pub mod values;
 
