@@ -2,7 +2,9 @@
 //!
 //! Only `cli` prints. Parsing never acts.
 
+pub mod output;
 pub mod run;
+pub mod template;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
