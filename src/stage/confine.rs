@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! What the program may not do: limits, ids, capabilities, the system call filter, in the kernel's order.
 //!
 //! [`apply`] acts and is the last thing before execve(2); all else is pure. Hidden and read-only paths
@@ -588,21 +587,4 @@ mod tests {
         assert_eq!(cpu_list("0-2,5\n"), [0, 1, 2, 5]);
         assert!(cpu_list("").is_empty());
     }
-=======
-//! What the program may not do.
-
-#[derive(Debug, Clone)]
-pub enum Groups {
-    Set(Vec<u32>),
-    Keep,
-}
-#[derive(Debug)]
-pub struct Identity {
-    pub uid: u32,
-    pub gid: u32,
-    pub groups: Groups,
-}
-pub fn apply(_c: &crate::spec::Confinement, _i: &Identity) -> anyhow::Result<()> {
-    Ok(())
->>>>>>> main
 }
