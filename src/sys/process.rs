@@ -392,6 +392,8 @@ pub struct Tied<'a> {
     pub keep: &'a [BorrowedFd<'a>],
     /// Namespaces to join first, the user namespace before the others.
     pub join: &'a [BorrowedFd<'a>],
+    /// A copy of the mount namespace of its own: pivot_root(2) in the joined one does not move its root.
+    pub own_mounts: bool,
 }
 
 /// Starts a program that is killed when this process dies.
@@ -430,6 +432,10 @@ fn start_tied(
     for namespace in tied.join {
         // SAFETY: setns takes plain numbers.
         check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) })?;
+    }
+    if tied.own_mounts {
+        // SAFETY: unshare with plain numbers.
+        check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
     }
     // SAFETY: prctl with plain numbers.
     check(i64::from(unsafe {
