@@ -637,6 +637,14 @@ impl Images {
     }
 
     fn read_image(&self, index: &Index, entry: &Descriptor) -> Result<StoredImage> {
+        self.read_parts(index, entry).with_context(|| {
+            let name = entry.annotations.get(REF_NAME);
+            let name = name.map_or_else(|| entry.digest.to_string(), |name| short(name));
+            format!("reading the image `{name}`")
+        })
+    }
+
+    fn read_parts(&self, index: &Index, entry: &Descriptor) -> Result<StoredImage> {
         let manifest = self.read_manifest(entry)?;
         let raw_config = self.read_blob(&manifest.config.digest)?;
         let config = ImageConfig::parse(&raw_config, &manifest)?;
