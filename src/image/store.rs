@@ -491,6 +491,7 @@ impl Images {
         self.store.make(&self.store.layers())?;
         let layout = images.join("oci-layout");
         if !layout.exists() {
+            let _lock = self.lock()?;
             sys::fs::write_atomically(&layout, br#"{"imageLayoutVersion":"1.0.0"}"#)
                 .with_context(|| format!("writing `{}`", layout.display()))?;
         }
