@@ -68,17 +68,28 @@ const BUNDLES: [&str; 5] = [
 ];
 
 fn system_certificates() -> Result<Vec<Certificate<'static>>, Fail> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let own = variable("SSL_CERT_FILE").or_else(|| variable("SSL_CERT_DIR"));
-    let bundle = BUNDLES.iter().map(Path::new).find(|path| path.is_file());
-    let loaded = match (&own, bundle) {
-        (None, Some(bundle)) => rustls_native_certs::load_certs_from_paths(Some(bundle), None),
-        (Some(_), _) | (None, None) => rustls_native_certs::load_native_certs(),
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
     };
-    if let (Some(own), true, Some(error)) = (&own, loaded.certs.is_empty(), loaded.errors.first()) {
+    let (file, dir) = (variable("SSL_CERT_FILE"), variable("SSL_CERT_DIR"));
+    let bundle = BUNDLES.iter().map(Path::new).find(|path| path.is_file());
+    let loaded = match (&file, &dir, bundle) {
+        (None, None, Some(bundle)) => {
+            rustls_native_certs::load_certs_from_paths(Some(bundle), None)
+        }
+        (None, None, None) => rustls_native_certs::load_native_certs(),
+        (file, dir, _) => {
+            rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref())
+        }
+    };
+    if let (Some(own), true) = (file.or(dir), loaded.certs.is_empty()) {
+        let why = loaded.errors.first().map(ToString::to_string);
         return Err(Fail::usage(format!(
-            "SSL_CERT_FILE or SSL_CERT_DIR is `{}`, where no certificate can be read: {error}",
-            own.display()
+            "SSL_CERT_FILE or SSL_CERT_DIR is `{}`, where no certificate can be read: {}",
+            own.display(),
+            why.unwrap_or_else(|| "there is none".to_owned())
         ))
         .code("RL-I03"));
     }
