@@ -73,18 +73,28 @@ fn system_certificates() -> Result<Vec<Certificate<'static>>, Fail> {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    let (file, dir) = (variable("SSL_CERT_FILE"), variable("SSL_CERT_DIR"));
+    certificates_of(
+        variable("SSL_CERT_FILE").as_deref(),
+        variable("SSL_CERT_DIR").as_deref(),
+    )
+}
+
+fn certificates_of(
+    file: Option<&Path>,
+    dir: Option<&Path>,
+) -> Result<Vec<Certificate<'static>>, Fail> {
     let bundle = BUNDLES.iter().map(Path::new).find(|path| path.is_file());
-    let loaded = match (&file, &dir, bundle) {
+    let loaded = match (file, dir, bundle) {
         (None, None, Some(bundle)) => {
             rustls_native_certs::load_certs_from_paths(Some(bundle), None)
         }
         (None, None, None) => rustls_native_certs::load_native_certs(),
-        (file, dir, _) => {
-            rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref())
-        }
+        (file, dir, _) => rustls_native_certs::load_certs_from_paths(file, dir),
     };
-    if let (Some(own), true) = (file.or(dir), loaded.certs.is_empty()) {
+    // A file that the user named must be there, even if others are.
+    let missing = file.filter(|file| !file.is_file());
+    let empty = file.or(dir).filter(|_| loaded.certs.is_empty());
+    if let Some(own) = missing.or(empty) {
         let why = loaded.errors.first().map(ToString::to_string);
         return Err(Fail::usage(format!(
             "SSL_CERT_FILE or SSL_CERT_DIR is `{}`, where no certificate can be read: {}",
@@ -198,5 +208,19 @@ mod tests {
         std::fs::write(dir.path().join("README"), "x").unwrap();
         let fail = own_certificates(dir.path()).expect_err("broken");
         assert!(fail.message.contains("ca.crt"), "{fail}");
+    }
+
+    #[test]
+    fn a_certificate_file_that_the_user_named_must_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing.pem");
+        for (file, dir) in [
+            (Some(&*missing), None),
+            (Some(&*missing), Some(Path::new("/etc/ssl/certs"))),
+            (None, Some(dir.path())),
+        ] {
+            let fail = certificates_of(file, dir).expect_err("nothing there");
+            assert!(fail.message.contains("SSL_CERT"), "{fail}");
+        }
     }
 }
