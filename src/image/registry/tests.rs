@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::error::{Kind, find};
-use crate::image::manifest::{Descriptor, OCI_MANIFEST};
+use crate::image::manifest::OCI_MANIFEST;
 
 /// What a client asked.
 #[derive(Debug, Clone)]
@@ -214,6 +214,34 @@ fn a_token_is_bought_once_and_shared_by_all_threads() {
     let fetched = client.manifest("a/b", Wanted::Tag("1")).unwrap();
     assert_eq!(fetched.digest, Digest::of(b"{}"));
     assert_eq!(fetched.media_type.as_deref(), Some(OCI_MANIFEST));
+}
+
+#[test]
+fn a_token_that_was_withdrawn_is_replaced() {
+    let sold = Mutex::new(0);
+    let good = Arc::new(Mutex::new(1));
+    let now_good = good.clone();
+    let server = Server::start(move |request| {
+        if request.line.contains("/token") {
+            let mut sold = sold.lock().unwrap();
+            *sold += 1;
+            return reply("200 OK", "", format!("{{\"token\":\"{sold}\"}}").as_bytes());
+        }
+        let wanted = format!("Bearer {}", now_good.lock().unwrap());
+        if request.header("authorization") == Some(&wanted) {
+            return reply("200 OK", "", b"{}");
+        }
+        let host = request.header("host").unwrap();
+        let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\"\r\n");
+        reply("401 Unauthorized", &challenge, b"")
+    });
+    let client = server.client();
+    assert!(client.manifest("a", Wanted::Tag("1")).is_ok());
+    *good.lock().unwrap() = 2;
+    assert!(client.manifest("a", Wanted::Tag("1")).is_ok());
+    *good.lock().unwrap() = 9;
+    let refused = fail(client.manifest("a", Wanted::Tag("1")));
+    assert_eq!(refused.kind, Kind::Denied);
 }
 
 #[test]
