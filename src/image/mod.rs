@@ -25,6 +25,7 @@ pub mod ingest;
 pub mod layer;
 pub mod manifest;
 pub mod platform;
+mod program;
 pub mod pull;
 pub mod reference;
 pub mod registry;
@@ -40,4 +41,3 @@ pub fn layer_dir(diff_id: &str) -> anyhow::Result<std::path::PathBuf> {
     let digest = reference::Digest::parse(diff_id)?;
     Ok(std::path::Path::new("layers").join(digest.hex()).join("fs"))
 }
-mod program;
