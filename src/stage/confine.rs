@@ -226,18 +226,21 @@ impl Names {
 }
 
 fn unknown(text: &str, bare: &str) -> Fail {
-    let mut near: Vec<(usize, &str)> = CAPABILITIES
+    let known = CAPABILITIES.map(|known| &known[4..]);
+    let distance = |known: &str| {
+        // `PTRACE` means SYS_PTRACE, however many letters are missing.
+        if bare.len() > 3 && known.contains(bare) {
+            0
+        } else {
+            edits(bare, known)
+        }
+    };
+    let best = known.into_iter().map(distance).min().unwrap_or(usize::MAX);
+    let near: Vec<String> = known
         .into_iter()
-        .map(|known| (edits(bare, &known[4..]), &known[4..]))
-        .filter(|(distance, known)| {
-            *distance <= 1 + known.len() / 4 || (bare.len() > 3 && known.contains(bare))
-        })
-        .collect();
-    near.sort_unstable();
-    let near: Vec<String> = near
-        .iter()
+        .filter(|known| distance(known) == best && best <= 1 + known.len() / 4)
         .take(3)
-        .map(|(_, known)| format!("`{known}`"))
+        .map(|known| format!("`{known}`"))
         .collect();
     let fail = Fail::usage(format!("there is no capability `{text}`"));
     if near.is_empty() {
@@ -347,19 +350,18 @@ pub fn apply(confinement: &Confinement, identity: &Identity) -> Result<()> {
 
 /// The filter that was asked for. A privileged container has one only when a profile was named.
 fn filter(confinement: &Confinement) -> Result<Option<Filter>> {
-    let json = match &confinement.seccomp {
-        Seccomp::Unconfined => return Ok(None),
-        Seccomp::Default if confinement.privileged => return Ok(None),
-        Seccomp::Default => seccomp::DEFAULT_PROFILE,
-        Seccomp::Profile { json } => json,
-    };
     let release = rustix::system::uname();
     let target = Target {
         machine: Machine::HERE,
         capabilities: &confinement.capabilities,
         kernel: kernel_version(&release.release().to_string_lossy()),
     };
-    Ok(Some(seccomp::compile(json, &target)?))
+    Ok(match &confinement.seccomp {
+        Seccomp::Unconfined => None,
+        Seccomp::Default if confinement.privileged => None,
+        Seccomp::Default => Some(seccomp::default_filter(&target)?),
+        Seccomp::Profile { json } => Some(seccomp::compile(json, &target)?),
+    })
 }
 
 /// Version and patch level of a release such as `6.1.0-13-amd64`; zeros for what is not a number.

@@ -280,11 +280,9 @@ impl Assembler {
             return place;
         }
         // The high half decides alone unless it is equal.
+        place = self.branch(IF_EQUAL, value.0, place, no);
         if op != IF_EQUAL {
-            place = self.branch(IF_EQUAL, value.0, place, no);
             place = self.branch(IF_GREATER, value.0, yes, place);
-        } else {
-            place = self.branch(IF_EQUAL, value.0, place, no);
         }
         if mask.0 != u32::MAX {
             place = self.then(AND, mask.0, place);

@@ -5,6 +5,7 @@
 //! runc and libseccomp together, which a test compares with.
 
 mod bpf;
+mod prebuilt;
 mod syscalls;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,24 @@ use bpf::{Case, Condition, Op, Run, Section, Verdict, Width};
 
 /// The profile of a container that names none: equal in effect to the one that docker ships.
 pub const DEFAULT_PROFILE: &str = include_str!("default.json");
+
+/// The capabilities that the default profile's rules ask for, sorted.
+const DECISIVE_CAPABILITIES: [&str; 14] = [
+    "CAP_BPF",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_PERFMON",
+    "CAP_SYSLOG",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+];
 
 /// The longest program that the kernel takes (`BPF_MAXINSNS`, linux/bpf_common.h).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -251,6 +270,38 @@ struct Chosen<'p> {
     multiplexed: Vec<(u32, u32)>,
     cases: Vec<Vec<Condition>>,
     action: u32,
+}
+
+/// [`DEFAULT_PROFILE`], compiled; for the default capabilities, and others that make no difference to
+/// it, that was done before this program was built.
+///
+/// # Errors
+/// None that a test would not have found.
+pub fn default_filter(target: &Target<'_>) -> Result<Filter, Fail> {
+    let decisive = |cap: &&String| DECISIVE_CAPABILITIES.binary_search(&cap.as_str()).is_ok();
+    let mut decisive = target.capabilities.iter().filter(decisive);
+    let usual = decisive.next().is_some_and(|cap| cap == "CAP_SYS_CHROOT");
+    if !usual || decisive.next().is_some() || target.kernel < (4, 8) {
+        return compile(DEFAULT_PROFILE, target);
+    }
+    let packed = match target.machine {
+        Machine::X86_64 => prebuilt::X86_64,
+        Machine::Aarch64 => prebuilt::AARCH64,
+    };
+    let unpacked = packed.iter().map(|one| {
+        let [c1, c0, jt, jf, k @ ..] = one.to_be_bytes();
+        Instruction {
+            code: u16::from_be_bytes([c1, c0]),
+            jt,
+            jf,
+            k: u32::from_be_bytes(k),
+        }
+    });
+    Ok(Filter {
+        program: unpacked.collect(),
+        log: false,
+        spec_allow: true,
+    })
 }
 
 /// Compiles a profile in docker's JSON format.
