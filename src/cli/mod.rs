@@ -162,73 +162,100 @@ pub enum Parsed {
 /// Clap's, for what cannot be read.
 pub fn parse(words: Vec<OsString>) -> Result<Parsed, clap::Error> {
     let parsed = command()
-        .try_get_matches_from(words)
+        .try_get_matches_from(&words)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
         Ok(cli) => Ok(Parsed::Cli(Box::new(cli))),
-        Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                let text = error.render();
-                let coloured = output::has_colour(&std::io::stdout());
-                Ok(Parsed::Text(if coloured {
-                    text.ansi().to_string()
-                } else {
-                    text.to_string()
-                }))
-            }
-            _ => Err(error),
-        },
+        Err(error) if is_text(error.kind()) => {
+            // The plain tree says `--rm`, where the other one would say `--rm[=<RM>]`.
+            let plain = Cli::command().try_get_matches_from(words).err();
+            let text = plain
+                .filter(|error| is_text(error.kind()))
+                .unwrap_or(error)
+                .render();
+            let coloured = output::has_colour(&std::io::stdout());
+            Ok(Parsed::Text(if coloured {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            }))
+        }
+        Err(error) => Err(error),
     }
+}
+
+fn is_text(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
 }
 
 /// Clap's message in the house's words: one line, what was meant, where to look.
-fn usage(error: &clap::Error) -> anyhow::Error {
-    let text = error.render().to_string();
-    let mut lines = text.lines();
+fn usage(error: &clap::Error, words: &[OsString]) -> anyhow::Error {
+    let text = error
+        .render()
+        .to_string()
+        .replace('\'', "`")
+        .replace("[=<", " <")
+        .replace(">]`", ">`");
+    let mut lines = text.lines().map(str::trim);
     let first = lines.next().unwrap_or_default();
-    let mut message = first
-        .strip_prefix("error: ")
-        .unwrap_or(first)
-        .replace('\'', "`");
-    let mut fail_hints = Vec::new();
-    for line in lines.by_ref() {
-        let line = line.trim();
-        if let Some(tip) = line.strip_prefix("tip: ") {
-            // The advice to write `--` before it would only make it the image's name.
-            if !tip.contains("use '--") {
-                fail_hints.push(tip.replace('\'', "`"));
+    let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    let mut tips = Vec::new();
+    for line in
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+    {
+        match line.strip_prefix("tip: ") {
+            // `--` would only make it the image's name.
+            Some(tip) if tip.contains("use `-- ") => {}
+            Some(tip) => tips.push(
+                tip.replace("a similar argument exists:", "did you mean")
+                    .replace("a similar subcommand exists:", "did you mean")
+                    .replace("a similar value exists:", "did you mean")
+                    + "?",
+            ),
+            None if line.is_empty() => {}
+            None => {
+                message.push(' ');
+                message.push_str(line);
             }
-        } else if line.starts_with("Usage:") || line.starts_with("For more") {
-            break;
-        } else if !line.is_empty() {
-            message.push(' ');
-            message.push_str(&line.replace('\'', "`"));
         }
     }
-    let verb = lines_of_usage(&text);
-    fail_hints.push(format!("{verb} --help"));
-    let mut fail = Fail::usage(message);
-    if error.get(ContextKind::InvalidSubcommand).is_some() {
-        fail.message = fail
-            .message
-            .replace("unrecognized subcommand", "no command");
+    let of = |kind: ContextKind| error.get(kind).map(ToString::to_string);
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(flag) = of(ContextKind::InvalidArg).filter(|word| word.starts_with('-'))
+    {
+        message = format!("unknown flag `{flag}`");
     }
-    fail_hints.into_iter().fold(fail, Fail::hint).into()
+    if let Some(verb) = of(ContextKind::InvalidSubcommand) {
+        message = format!("no command `{verb}`");
+    }
+    tips.push(format!("{} --help", verb_of(words)));
+    tips.into_iter()
+        .fold(Fail::usage(message), Fail::hint)
+        .into()
 }
 
-/// `rl run` out of clap's `Usage: rl run [OPTIONS] …`.
-fn lines_of_usage(text: &str) -> String {
-    let words = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Usage: "))
-        .unwrap_or("rl");
-    let verb: Vec<&str> = words
-        .split_whitespace()
-        .take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()))
-        .collect();
-    verb.join(" ")
+/// `rl image ls`, out of the words of a command line.
+fn verb_of(words: &[OsString]) -> String {
+    let root = Cli::command();
+    let mut tree = &root;
+    let mut verb = "rl".to_owned();
+    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+        let Some(next) = tree.find_subcommand(word) else {
+            continue;
+        };
+        verb.push(' ');
+        verb.push_str(word);
+        if next.get_subcommands().next().is_none() {
+            break;
+        }
+        tree = next;
+    }
+    verb
 }
 
 /// The whole tree, with docker's rules for flags: the last of several wins, `--flag=false` is allowed
@@ -264,10 +291,10 @@ mod tests {
     use super::*;
 
     fn refused(line: &str) -> String {
-        let words = line.split(' ').map(Into::into).collect();
-        match parse(words) {
+        let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
+        match parse(words.clone()) {
             Ok(parsed) => format!("{parsed:?}"),
-            Err(error) => error::report(&usage(&error)),
+            Err(error) => error::report(&usage(&error, &words)),
         }
     }
 
@@ -281,30 +308,35 @@ mod tests {
         expect_test::expect![[r#"
             rl: unexpected argument `--nam` found
                 to fix:  a similar argument exists: `--name`
-                         rl run --help"#]].assert_eq(&refused("rl run --nam x alpine"));
+                         rl run --help"#]]
+        .assert_eq(&refused("rl run --nam x alpine"));
         expect_test::expect![[r#"
             rl: unexpected argument `--memory` found
-                to fix:  rl run --help"#]].assert_eq(&refused("rl run --memory 1g alpine"));
+                to fix:  rl run --help"#]]
+        .assert_eq(&refused("rl run --memory 1g alpine"));
         expect_test::expect![[r#"
             rl: no command `runn`
                 to fix:  a similar subcommand exists: `run`
-                         rl --help"#]].assert_eq(&refused("rl runn alpine"));
+                         rl --help"#]]
+        .assert_eq(&refused("rl runn alpine"));
         expect_test::expect![[r#"
             rl: invalid value `x` for `--shm-size <SIZE>`: give a size such as 512k, 64m, 1g or a number of bytes
                 to fix:  rl --help"#]].assert_eq(&refused("rl run --shm-size x alpine"));
         expect_test::expect![[r#"
             rl: invalid value `perhaps` for `--rm[=<RM>]`: give true or false
-                to fix:  rl --help"#]].assert_eq(&refused("rl run --rm=perhaps alpine"));
+                to fix:  rl --help"#]]
+        .assert_eq(&refused("rl run --rm=perhaps alpine"));
         expect_test::expect![[r#"
             rl: invalid value `sometimes` for `--pull <WHEN>` [possible values: always, missing, never, newer]
                 to fix:  rl --help"#]].assert_eq(&refused("rl run --pull sometimes alpine"));
         expect_test::expect![[r#"
             rl: the following required arguments were not provided: <NAME>
-                to fix:  rl tag --help"#]].assert_eq(&refused("rl tag a"));
+                to fix:  rl tag --help"#]]
+        .assert_eq(&refused("rl tag a"));
         expect_test::expect![[r#"
             rl: the following required arguments were not provided: <IMAGE>...
-                to fix:  rl image rm --help"#]].assert_eq(&refused("rl image rm"));
-        expect_test::expect![[r#"Cli(Cli { root: None, command: Run(RunArgs { add_host: [], annotation: [], cap_add: [], cap_drop: [], cgroupns: None, cidfile: None, device: [], dns: [], dns_option: [], dns_search: [], domainname: None, entrypoint: None, env: [], env_file: [], group_add: [], help: None, hostname: None, init: false, interactive: false, ipc: None, label: [], label_file: [], mount: [], name: None, network: None, no_hosts: false, oom_score_adj: None, pid: None, pidfile: None, platform: None, preserve_fds: 0, privileged: false, pull: Missing, quiet: false, read_only: false, rm: false, rootfs: None, security_opt: [], shm_size: None, sig_proxy: true, stop_signal: None, sysctl: [], time_offset: [], tls_verify: None, tmpfs: [], tty: false, ulimit: [], umask: None, user: None, userns: None, uts: None, volume: [], workdir: None, words: ["alpine", "--name"] }) })"#]].assert_eq(&refused("rl run alpine --name"));
+                to fix:  rl image rm --help"#]]
+        .assert_eq(&refused("rl image rm"));
     }
 
     #[test]

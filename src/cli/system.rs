@@ -212,7 +212,12 @@ fn summary(data: &Value) -> Vec<(String, String)> {
 /// `rl completion`: a script for the shell.
 pub fn completion(args: &CompletionArgs) -> Result<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::command(), "rl", &mut script);
+    clap_complete::generate(
+        args.shell,
+        &mut <super::Cli as clap::CommandFactory>::command(),
+        "rl",
+        &mut script,
+    );
     let mut out = output::stdout();
     out.write_all(&script).context("writing the script")?;
     out.flush()?;
