@@ -151,6 +151,7 @@ pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
 fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<Pulled> {
     job::ask(
         store,
+        &reference.familiar(),
         options.quiet,
         Work::Pull {
             reference: reference.clone(),
@@ -207,7 +208,7 @@ fn fresh(store: &Store, name: &str, options: &PullOptions) -> Result<StoredImage
 /// `rl load`.
 pub fn load(args: &LoadArgs, store: &Store) -> Result<u8> {
     let input = readable(args.input.as_deref(), "rl load -i FILE")?;
-    let lines: Vec<String> = job::ask(store, args.quiet, Work::Load { input })?;
+    let lines: Vec<String> = job::ask(store, "load", args.quiet, Work::Load { input })?;
     for line in lines {
         output::print(&line)?;
     }
@@ -235,7 +236,7 @@ pub fn import(args: &ImportArgs, store: &Store) -> Result<u8> {
         message: args.message.clone(),
         platform: args.platform.as_deref().map(Platform::parse).transpose()?,
     };
-    let id: Digest = job::ask(store, args.quiet, work)?;
+    let id: Digest = job::ask(store, "import", args.quiet, work)?;
     output::print(&id.to_string())?;
     Ok(0)
 }
@@ -295,7 +296,7 @@ pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
             image: image.clone(),
             force: args.force,
         };
-        match job::ask::<Vec<String>>(store, true, work) {
+        match job::ask::<Vec<String>>(store, image, true, work) {
             Ok(lines) => {
                 for line in lines {
                     output::print(&line)?;

@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::progress::{self, Verb};
-use crate::error::Fail;
+use super::progress::{self, Verb, say};
+use crate::container::{self, usage};
 use crate::image::archive::{self, ImportOptions};
 use crate::image::ingest::Progress;
 use crate::image::layer::Ids;
 use crate::image::platform::Platform;
+use crate::image::pull::{self, PullRequest};
 use crate::image::reference::{Digest, Reference};
+use crate::image::registry::ClientOptions;
 use crate::image::store::{Force, Images, Removed};
 use crate::paths::Store;
 
@@ -80,29 +82,27 @@ pub struct Pulled {
     pub digest: Digest,
 }
 
-/// Has `work` done and returns the answer.
+/// Has `work` done by a process with the user's ids and returns the answer. `title` is for `ps`.
 ///
 /// # Errors
 /// The work's.
-pub fn ask<T: for<'de> Deserialize<'de>>(store: &Store, quiet: bool, work: Work) -> Result<T> {
-    let request = Request {
-        store: store.root().to_owned(),
-        ids: Ids::Mapped,
-        quiet,
-        work,
+pub fn ask<T: for<'de> Deserialize<'de>>(
+    store: &Store,
+    title: &str,
+    quiet: bool,
+    work: Work,
+) -> Result<T> {
+    let request = |ids| {
+        let request = Request {
+            store: store.root().to_owned(),
+            ids,
+            quiet,
+            work,
+        };
+        serde_json::to_string(&request).context("asking for image work")
     };
-    let answer = in_namespace(request)?;
+    let answer = container::image_work(title, request, &mut |line| say(&format!("rl: {line}")))?;
     serde_json::from_str(&answer).context("reading a job's answer")
-}
-
-/// The one place that starts the job's process.
-fn in_namespace(request: Request) -> Result<String> {
-    // Wired to `container::job` when that is here; until then the work is done in this process.
-    let request = Request {
-        ids: Ids::Single,
-        ..request
-    };
-    work(&serde_json::to_string(&request)?)
 }
 
 /// Answers a [`Request`], as JSON both. Runs as root of a user namespace, with threads of its own.
@@ -126,13 +126,12 @@ pub fn work(request: &str) -> Result<String> {
             let display = progress::display(Verb::Pull, quiet);
             let pulled = pull(
                 &store,
-                &reference,
+                reference,
                 platform,
                 tls_verify,
                 ids,
                 display.as_ref(),
-            )
-            .with_context(|| format!("pulling `{}`", reference.familiar()))?;
+            )?;
             serde_json::to_string(&pulled)
         }
         Work::Load { input } => {
@@ -169,7 +168,7 @@ pub fn work(request: &str) -> Result<String> {
         }
         Work::Remove { image, force } => {
             let force = if force { Force::Yes } else { Force::No };
-            let removed = Images::open(&store).remove(&image, force, &usages(&store)?)?;
+            let removed = Images::open(&store).remove(&image, force, &usage::all(&store)?)?;
             let lines: Vec<String> = removed
                 .into_iter()
                 .map(|removed| match removed {
@@ -184,19 +183,37 @@ pub fn work(request: &str) -> Result<String> {
 }
 
 fn pull(
-    _store: &Store,
-    _reference: &Reference,
-    _platform: Option<Platform>,
-    _tls_verify: Option<bool>,
-    _ids: Ids,
-    _progress: &dyn Progress,
+    store: &Store,
+    reference: Reference,
+    platform: Option<Platform>,
+    tls_verify: Option<bool>,
+    ids: Ids,
+    progress: &dyn Progress,
 ) -> Result<Pulled> {
-    Err(Fail::unsupported("pulling is not wired yet").into())
-}
-
-/// What the containers of this store need of their images.
-fn usages(_store: &Store) -> Result<Vec<crate::image::store::Usage>> {
-    Ok(Vec::new())
+    let mut client = ClientOptions::from_environment();
+    match tls_verify {
+        None => {}
+        Some(false) => client.insecure.push(reference.registry.clone()),
+        // Asked for by name: what the environment allows does not count.
+        Some(true) => client.insecure.clear(),
+    }
+    let request = PullRequest {
+        reference,
+        platform,
+        client,
+        ids,
+    };
+    let image = pull::pull(store, &request, progress)?;
+    let name = request.reference.familiar_name();
+    let known = image
+        .repo_digests
+        .iter()
+        .find(|known| known.familiar_name() == name)
+        .and_then(|known| known.digest.clone());
+    Ok(Pulled {
+        digest: known.unwrap_or(image.manifest_digest),
+        id: image.id,
+    })
 }
 
 fn open(path: Option<PathBuf>) -> Result<std::fs::File> {

@@ -13,7 +13,6 @@ mod system;
 mod template;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -106,8 +105,8 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
     let result = match words.get(1).and_then(|word| word.to_str()) {
         // Before the tree is built: scripts ask this often.
         Some("--version" | "-V" | "-v") => version(),
-        _ => parse(words)
-            .map_err(|error| usage(&error))
+        _ => parse(words.clone())
+            .map_err(|error| usage(&error, &words))
             .and_then(|parsed| match parsed {
                 Parsed::Cli(cli) => dispatch(&cli),
                 Parsed::Text(text) => output::write_all(&text).map(|()| 0),
@@ -199,6 +198,7 @@ fn usage(error: &clap::Error, words: &[OsString]) -> anyhow::Error {
         .render()
         .to_string()
         .replace('\'', "`")
+        .replace("[=<BOOL>]", "")
         .replace("[=<", " <")
         .replace(">]`", ">`");
     let mut lines = text.lines().map(str::trim);
@@ -275,6 +275,7 @@ fn dockers_rules(command: clap::Command) -> clap::Command {
                 .require_equals(true)
                 .default_missing_value("true")
                 .default_value("false")
+                .value_name("BOOL")
                 .value_parser(run::values::boolean)
                 .hide_default_value(true)
                 .hide_possible_values(true),
@@ -306,29 +307,29 @@ mod tests {
     #[test]
     fn usage_errors_are_one_line_and_a_way_out() {
         expect_test::expect![[r#"
-            rl: unexpected argument `--nam` found
-                to fix:  a similar argument exists: `--name`
+            rl: unknown flag `--nam`
+                to fix:  did you mean `--name`?
                          rl run --help"#]]
         .assert_eq(&refused("rl run --nam x alpine"));
         expect_test::expect![[r#"
-            rl: unexpected argument `--memory` found
+            rl: unknown flag `--memory`
                 to fix:  rl run --help"#]]
         .assert_eq(&refused("rl run --memory 1g alpine"));
         expect_test::expect![[r#"
             rl: no command `runn`
-                to fix:  a similar subcommand exists: `run`
+                to fix:  did you mean `run`?
                          rl --help"#]]
         .assert_eq(&refused("rl runn alpine"));
         expect_test::expect![[r#"
             rl: invalid value `x` for `--shm-size <SIZE>`: give a size such as 512k, 64m, 1g or a number of bytes
-                to fix:  rl --help"#]].assert_eq(&refused("rl run --shm-size x alpine"));
+                to fix:  rl run --help"#]].assert_eq(&refused("rl run --shm-size x alpine"));
         expect_test::expect![[r#"
-            rl: invalid value `perhaps` for `--rm[=<RM>]`: give true or false
-                to fix:  rl --help"#]]
+            rl: invalid value `perhaps` for `--rm`: give true or false
+                to fix:  rl run --help"#]]
         .assert_eq(&refused("rl run --rm=perhaps alpine"));
         expect_test::expect![[r#"
             rl: invalid value `sometimes` for `--pull <WHEN>` [possible values: always, missing, never, newer]
-                to fix:  rl --help"#]].assert_eq(&refused("rl run --pull sometimes alpine"));
+                to fix:  rl run --help"#]].assert_eq(&refused("rl run --pull sometimes alpine"));
         expect_test::expect![[r#"
             rl: the following required arguments were not provided: <NAME>
                 to fix:  rl tag --help"#]]

@@ -19,6 +19,7 @@ pub use spec::{Environment, spec};
 
 use super::image::{self, PullOptions};
 use super::progress::say;
+use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, ImageDefaults, Rootfs};
@@ -30,13 +31,14 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
     let mut spec = spec(args, &environment()?)?;
     take_image(&mut spec, args, store)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
-    spec.check()?;
-    start(store, spec, args)
-}
-
-/// The one place that starts the container.
-fn start(_store: &Store, _spec: ContainerSpec, _args: &RunArgs) -> Result<u8> {
-    Err(crate::error::Fail::unsupported("running is not wired yet").into())
+    let options = RunOptions {
+        cidfile: args.cidfile.clone(),
+        pidfile: args.pidfile.clone(),
+        sig_proxy: args.sig_proxy,
+    };
+    container::run(store, spec, &options, &mut |line| {
+        say(&format!("rl: {line}"))
+    })
 }
 
 /// The world as it is.
@@ -80,14 +82,6 @@ fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result
                 .iter()
                 .map(ToString::to_string)
                 .collect();
-            let made_for = image.config.platform();
-            if options.platform.is_none() && Platform::host().rank(&made_for).is_none() {
-                say(&format!(
-                    "rl: `{}` is made for {made_for}, this machine is {}",
-                    wanted.reference,
-                    Platform::host()
-                ));
-            }
             image.config.defaults()
         }
         // The host's own programs are there to be used by hand.
