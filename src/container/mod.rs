@@ -2,6 +2,7 @@
 
 mod foreground;
 mod record;
+pub mod usage;
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::error::Fail;
 use crate::idmap::{self, Available, Plan};
+use crate::image::layer::Ids;
 use crate::net::{self, names};
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
@@ -86,6 +88,39 @@ pub fn run(
             Err(error)
         }
     }
+}
+
+/// Has image work done by a process that is root of a user namespace with the user's ids. `request` makes its
+/// text, told how ownership is kept there; the answer is the job's.
+///
+/// # Errors
+/// The job's.
+pub fn image_work(
+    title: &str,
+    request: impl FnOnce(Ids) -> Result<String>,
+    say: &mut dyn FnMut(&str),
+) -> Result<String> {
+    let available = Available::probe();
+    let (plan, notice) = idmap::plan(&UserNs::Auto, &available)?;
+    if let Some(notice) = notice {
+        say(&degraded(
+            &notice,
+            "other owners than you are noted, not set",
+        ));
+    }
+    let ids = if plan.is_mapped() {
+        Ids::Mapped
+    } else {
+        Ids::Single
+    };
+    stage::parent::job(
+        Job::Image {
+            request: request(ids)?,
+        },
+        title,
+        &plan,
+        available.helpers.as_ref().ok(),
+    )
 }
 
 /// One line: what is missing, what happens instead, where to read on.

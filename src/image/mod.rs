@@ -32,3 +32,12 @@ pub mod registry;
 pub mod resolver;
 pub mod scratch;
 pub mod store;
+
+/// Where the tree of an unpacked layer is, relative to the store's root.
+///
+/// # Errors
+/// When `diff_id` is no digest.
+pub fn layer_dir(diff_id: &str) -> anyhow::Result<std::path::PathBuf> {
+    let digest = reference::Digest::parse(diff_id)?;
+    Ok(std::path::Path::new("layers").join(digest.hex()).join("fs"))
+}
