@@ -2,6 +2,7 @@
 
 mod foreground;
 mod record;
+pub mod usage;
 
 use std::path::{Path, PathBuf};
 
