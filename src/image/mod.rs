@@ -1,6 +1,14 @@
 //! The image store.
 
-/// Where the tree of an unpacked layer is, relative to the store.
-pub fn layer_dir(diff_id: &str) -> anyhow::Result<std::path::PathBuf> {
-    Ok(format!("layers/{}/fs", diff_id.trim_start_matches("sha256:")).into())
-}
+pub mod archive;
+pub mod changes;
+pub mod config;
+pub mod entries;
+pub mod ingest;
+pub mod layer;
+pub mod manifest;
+pub mod platform;
+pub mod pull;
+pub mod reference;
+pub mod scratch;
+pub mod store;

@@ -63,7 +63,7 @@ pub fn resolv_conf(names: &Names, chosen: &Chosen, host: &Host) -> String {
     if !search.is_empty() {
         let _ = writeln!(text, "search {}", search.join(" "));
     }
-    for server in servers(names, chosen, &words("nameserver ")) {
+    for server in servers(names, chosen, &host.resolv_conf) {
         let _ = writeln!(text, "nameserver {server}");
     }
     let options: Vec<&str> = if names.options.is_empty() {
@@ -77,26 +77,37 @@ pub fn resolv_conf(names: &Names, chosen: &Chosen, host: &Host) -> String {
     text
 }
 
-fn servers(names: &Names, chosen: &Chosen, host: &[&str]) -> Vec<String> {
+fn name_servers(resolv_conf: &str) -> impl Iterator<Item = &str> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.split_whitespace().next())
+}
+
+/// The host's name servers that do not listen on its loopback only, as systemd-resolved's does.
+#[must_use]
+pub fn reachable_servers(resolv_conf: &str) -> Vec<String> {
+    name_servers(resolv_conf)
+        .filter(|server| {
+            !server
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+fn servers(names: &Names, chosen: &Chosen, resolv_conf: &str) -> Vec<String> {
     if !names.dns.is_empty() {
         return names.dns.iter().map(ToString::to_string).collect();
     }
-    let on_loopback = |server: &str| {
-        server
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-    };
     match chosen {
-        Chosen::Host => host.iter().map(|&server| server.to_owned()).collect(),
+        Chosen::Host => name_servers(resolv_conf).map(str::to_owned).collect(),
         Chosen::None => Vec::new(),
         // Its own resolver asks the host's, wherever that listens.
         Chosen::Slirp { .. } => vec![slirp::DNS.to_string()],
         Chosen::Pasta { .. } => {
-            let reachable: Vec<String> = host
-                .iter()
-                .filter(|server| !on_loopback(server))
-                .map(|&server| server.to_owned())
-                .collect();
+            let reachable = reachable_servers(resolv_conf);
             if reachable.is_empty() {
                 vec![pasta::DNS.to_string()]
             } else {

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::pipe::PipeFlags;
 
+use super::names::{self, Host};
 use super::{Ready, Uplink, spawn};
 
 /// Where the container finds the host's name server when that one listens on loopback only.
@@ -29,11 +30,13 @@ pub fn start(program: &Path, options: &[String], pid: rustix::process::Pid) -> R
         "none",
         "-U",
         "none",
-        "--dns-forward",
     ]
     .map(str::to_owned)
     .to_vec();
-    words.push(DNS.to_string());
+    // Only then: it rewrites the sender of every answer, also of one that was asked directly.
+    if names::reachable_servers(&Host::read().resolv_conf).is_empty() {
+        words.extend(["--dns-forward".to_owned(), DNS.to_string()]);
+    }
     // It writes its number when the interface is configured and packets flow.
     words.extend([
         "--pid".to_owned(),

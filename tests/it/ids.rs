@@ -1,0 +1,197 @@
+//! User and group ids: the ladder from ranges to one id, and `--userns`.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::support::Home;
+use crate::support::host::{Need, range};
+use crate::support::image::{Image, Layer};
+
+fn map(output: &crate::support::Output) -> Vec<Vec<u32>> {
+    output
+        .lines()
+        .iter()
+        .map(|line| {
+            line.split_whitespace()
+                .map(|word| word.parse().unwrap())
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn root_inside_is_the_user_and_the_rest_their_range() {
+    needs!(Need::Ranges);
+    let home = Home::with_busybox();
+    let (first, count) = range().unwrap();
+    let output = home.rl("run --rm busybox cat /proc/self/uid_map").ok();
+    assert_eq!(
+        map(&output),
+        [
+            vec![0, nix::unistd::getuid().as_raw(), 1],
+            vec![1, first, count]
+        ]
+    );
+    let output = home.rl("run --rm busybox cat /proc/self/gid_map").ok();
+    assert_eq!(map(&output)[0], [0, nix::unistd::getgid().as_raw(), 1]);
+    assert_eq!(map(&output)[1][2], count);
+}
+
+#[test]
+fn files_of_the_image_belong_to_whom_the_image_says() {
+    needs!(Need::Ranges);
+    let home = Home::new();
+    let layer = Layer::new()
+        .owned("theirs", 1000, 2000, "x")
+        .owned("far", 65_534, 65_534, "y");
+    home.load(&Image::on_busybox(vec![layer]), "owned:latest");
+    home.rl("run --rm owned stat -c %u:%g /theirs /far /etc")
+        .says("1000:2000\n65534:65534\n0:0");
+    home.rl("run --rm -u 1000 owned sh -c")
+        .arg("echo more >> /theirs && cat /theirs; echo z 2>/dev/null >> /far || echo refused")
+        .says("xmore\nrefused");
+}
+
+#[test]
+fn ownership_can_be_changed_inside() {
+    needs!(Need::Ranges);
+    let home = Home::with_busybox();
+    let shared = home.dir("shared");
+    let (first, _) = range().unwrap();
+    home.rl("run --rm -v")
+        .arg(format!("{}:/data", shared.display()))
+        .args([
+            "busybox",
+            "sh",
+            "-c",
+            "touch /data/f && chown 5:6 /data/f && stat -c %u:%g /data/f && chmod 4755 /data/f",
+        ])
+        .says("5:6");
+    assert_eq!(
+        std::fs::metadata(shared.join("f")).unwrap().uid(),
+        first + 4
+    );
+}
+
+#[test]
+fn keep_id_keeps_the_users_own_ids() {
+    needs!(Need::Ranges);
+    let home = Home::with_busybox();
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    let shared = home.dir("shared");
+    home.rl("run --rm --userns keep-id -v")
+        .arg(format!("{}:/data", shared.display()))
+        .args([
+            "busybox",
+            "sh",
+            "-c",
+            "echo $(id -u):$(id -g); touch /data/f; stat -c %u:%g /data/f",
+        ])
+        .says(&format!("{uid}:{gid}\n{uid}:{gid}"));
+    assert_eq!(
+        std::fs::metadata(shared.join("f")).unwrap().uid(),
+        uid.as_raw()
+    );
+    home.rl("run --rm --userns keep-id -u root busybox id -u")
+        .says("0");
+}
+
+#[test]
+fn keep_id_takes_other_ids_inside() {
+    needs!(Need::Ranges);
+    let home = Home::with_busybox();
+    home.rl("run --rm --userns keep-id:uid=200,gid=210 busybox sh -c")
+        .arg("echo $(id -u):$(id -g)")
+        .says("200:210");
+}
+
+#[test]
+fn an_unknown_userns_is_refused() {
+    let home = Home::with_busybox();
+    home.rl("run --rm --userns sideways busybox true")
+        .fails(125)
+        .stderr_has("sideways");
+}
+
+#[test]
+fn without_the_helpers_one_id_is_left_and_that_is_said() {
+    needs!(Need::Ours, Need::Ranges);
+    let mut home = Home::new();
+    home.without_programs(&["newuidmap", "newgidmap"]);
+    home.load_busybox();
+    let output = home.rl("run --rm busybox cat /proc/self/uid_map").ok();
+    assert_eq!(map(&output), [[0, nix::unistd::getuid().as_raw(), 1]]);
+    output.stderr_has("newuidmap");
+    assert!(output.stderr.lines().count() <= 3, "{output:?}");
+}
+
+/// Run as the user rl-nosub by scripts/test.
+mod no_ranges {
+    use super::*;
+
+    #[test]
+    fn no_ranges_means_one_id_and_one_line_that_says_so() {
+        needs!(Need::Ours, Need::NoRanges);
+        let home = Home::with_busybox();
+        let output = home
+            .rl("run --rm busybox sh -c")
+            .arg("cat /proc/self/uid_map /proc/self/setgroups")
+            .ok();
+        assert_eq!(
+            output.text().split_whitespace().collect::<Vec<_>>(),
+            ["0", &nix::unistd::getuid().to_string(), "1", "deny"]
+        );
+        output.stderr_has("/etc/subuid");
+        let first = output
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("rl:"))
+            .count();
+        assert_eq!(first, 1, "{output:?}");
+    }
+
+    #[test]
+    fn no_ranges_and_alpine_still_runs() {
+        needs!(Need::Ours, Need::NoRanges, Need::Alpine);
+        let home = Home::with_alpine();
+        home.rl("run --rm alpine apk --version")
+            .ok()
+            .stdout_has("apk-tools");
+        home.rl("run --rm alpine id -u").says("0");
+        home.rl("run --rm alpine sh -c")
+            .arg("stat -c %u /etc/passwd; echo x > /root/x; cat /root/x")
+            .says("0\nx");
+    }
+
+    #[test]
+    fn no_ranges_and_a_registry_image_with_other_owners_is_unpacked() {
+        needs!(Need::Ours, Need::NoRanges);
+        let home = Home::new();
+        let layer = Layer::new().owned("theirs", 1000, 2000, "x");
+        home.load(&Image::on_busybox(vec![layer]), "owned:latest");
+        home.rl("run --rm owned cat /theirs").says("x");
+    }
+
+    #[test]
+    fn no_ranges_and_another_user_is_refused_with_the_reason() {
+        needs!(Need::Ours, Need::NoRanges);
+        let home = Home::with_busybox();
+        home.rl("run --rm -u 1000 busybox id")
+            .fails(125)
+            .stderr_has_one_of(&["subuid", "one id", "user id"]);
+    }
+
+    #[test]
+    fn no_ranges_and_exit_codes_and_volumes_are_as_ever() {
+        needs!(Need::Ours, Need::NoRanges);
+        let home = Home::with_busybox();
+        let shared = home.dir("shared");
+        home.rl("run --rm -v")
+            .arg(format!("{}:/data", shared.display()))
+            .args(["busybox", "sh", "-c", "echo x > /data/f; exit 9"])
+            .fails(9);
+        assert_eq!(
+            std::fs::metadata(shared.join("f")).unwrap().uid(),
+            nix::unistd::getuid().as_raw()
+        );
+    }
+}

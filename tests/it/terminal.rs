@@ -1,0 +1,213 @@
+//! `-t`: the terminal inside, raw mode and its end, size, Ctrl-C, in a pseudo terminal and in tmux.
+
+use nix::sys::signal::Signal;
+
+use crate::support::host::Need;
+use crate::support::{Home, Run, wait_for};
+
+fn shell(home: &Home) -> Run {
+    home.rl("run --rm -it --network none busybox sh")
+}
+
+#[test]
+fn a_shell_prompts_and_answers() {
+    let home = Home::with_busybox();
+    let mut terminal = shell(&home).in_terminal();
+    terminal.wait_for("# ");
+    terminal.type_in("echo $((6*7)); tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all tty's\r");
+    terminal.wait_for("42\r\n");
+    terminal.wait_for("all tty's\r\n");
+    terminal.type_in("ls -l /proc/self/fd/0; exit 5\r");
+    assert_eq!(terminal.wait().code(), Some(5));
+    assert!(!terminal.is_raw(), "the terminal was left raw");
+    let screen = terminal.screen();
+    assert!(
+        screen.contains("/dev/pts/0") || screen.contains("/dev/console"),
+        "{screen}"
+    );
+}
+
+#[test]
+fn the_terminal_is_raw_while_it_runs_and_restored_after() {
+    let home = Home::with_busybox();
+    let mut terminal = home
+        .rl("run --rm -it --network none busybox sh -c")
+        .arg("echo ready; read x; exit 0")
+        .in_terminal();
+    assert!(!terminal.is_raw());
+    terminal.wait_for("ready");
+    wait_for("raw mode", || terminal.is_raw().then_some(()));
+    terminal.type_in("\r");
+    assert!(terminal.wait().success());
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn the_terminal_is_restored_when_rl_is_told_to_end() {
+    needs!(Need::Ours);
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let home = Home::with_busybox();
+        let mut terminal = home
+            .rl("run --rm -it --network none busybox sh -c")
+            .arg("trap 'exit 4' TERM HUP; echo ready; while :; do sleep 0.05; done")
+            .in_terminal();
+        terminal.wait_for("ready");
+        wait_for("raw mode", || terminal.is_raw().then_some(()));
+        terminal.signal(signal);
+        assert_eq!(
+            terminal.wait().code(),
+            Some(4),
+            "{signal}: {}",
+            terminal.screen()
+        );
+        assert!(!terminal.is_raw(), "{signal}");
+    }
+}
+
+#[test]
+fn the_terminal_is_restored_when_the_container_is_killed() {
+    let home = Home::with_busybox();
+    let pid = home.path().join("pid");
+    let mut terminal = home
+        .rl("run --rm -it --network none --pidfile")
+        .arg(&pid)
+        .args(["busybox", "sh", "-c", "echo ready; sleep 1000"])
+        .in_terminal();
+    terminal.wait_for("ready");
+    let pid = wait_for("the pid file", || {
+        std::fs::read_to_string(&pid).ok()?.trim().parse().ok()
+    });
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    assert_eq!(terminal.wait().code(), Some(137));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn an_error_before_the_start_leaves_the_terminal_alone() {
+    let home = Home::with_busybox();
+    let mut terminal = home
+        .rl("run --rm -it --network none busybox no-such-program")
+        .in_terminal();
+    assert_eq!(terminal.wait().code(), Some(127));
+    assert!(!terminal.is_raw());
+    terminal.wait_for("no-such-program");
+}
+
+#[test]
+fn the_size_follows() {
+    let home = Home::with_busybox();
+    let mut terminal = home
+        .rl("run --rm -it --network none busybox sh -c")
+        .arg("stty size; trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done")
+        .in_terminal();
+    terminal.wait_for("ready");
+    assert!(terminal.screen().contains("24 80"), "{}", terminal.screen());
+    terminal.resize(50, 132);
+    terminal.wait_for("50 132");
+    assert!(terminal.wait().success());
+}
+
+#[test]
+fn control_c_reaches_the_program_inside() {
+    let home = Home::with_busybox();
+    let mut terminal = home
+        .rl("run --rm -it --network none busybox sh -c")
+        .arg("trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.05; done")
+        .in_terminal();
+    terminal.wait_for("ready");
+    wait_for("raw mode", || terminal.is_raw().then_some(()));
+    terminal.type_in("\x03");
+    terminal.wait_for("interrupted");
+    assert_eq!(terminal.wait().code(), Some(9));
+}
+
+#[test]
+fn control_d_ends_the_shell() {
+    let home = Home::with_busybox();
+    let mut terminal = shell(&home).in_terminal();
+    terminal.wait_for("# ");
+    terminal.type_in("\x04");
+    assert!(terminal.wait().success());
+}
+
+#[test]
+fn a_terminal_without_one_outside_is_refused_or_made() {
+    let home = Home::with_busybox();
+    // `-t` alone, in a pipeline: the program has a terminal, the caller gets its output.
+    let output = home
+        .rl("run --rm -t --network none busybox sh -c")
+        .arg("[ -t 1 ] && echo yes")
+        .run();
+    assert_eq!(output.text().trim_end_matches('\r'), "yes", "{output:?}");
+}
+
+#[test]
+fn output_at_the_end_is_not_lost() {
+    let home = Home::with_busybox();
+    for _ in 0..5 {
+        let mut terminal = home
+            .rl("run --rm -it --network none busybox sh -c")
+            .arg("seq 1 3000; echo the end")
+            .in_terminal();
+        assert!(terminal.wait().success());
+        terminal.wait_for("the end");
+        terminal.wait_for("\n3000\r\n");
+    }
+}
+
+#[test]
+fn it_works_in_tmux() {
+    needs!(Need::Program("tmux"));
+    let home = Home::with_busybox();
+    let socket = home.path().join("tmux");
+    let tmux = || {
+        home.program("tmux".into())
+            .arg("-f")
+            .arg("/dev/null")
+            .arg("-S")
+            .arg(&socket)
+    };
+    let command = match crate::support::under_test() {
+        crate::support::UnderTest::Rl => format!("'{}'", crate::support::rl_binary().display()),
+        crate::support::UnderTest::Podman => format!(
+            "podman --root {0}/home/podman --runroot {0}/run/podman --cgroup-manager=cgroupfs --events-backend=file",
+            home.path().display()
+        ),
+    };
+    tmux()
+        .args(["new-session", "-d", "-x", "100", "-y", "30", "sh"])
+        .ok();
+    let screen = || tmux().args(["capture-pane", "-p"]).ok().stdout;
+    let see = |text: &str| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !screen().contains(text) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "no `{text}` on the screen:\n{}",
+                screen()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    tmux()
+        .args([
+            "send-keys",
+            &format!("{command} run --rm -it --network none --hostname inside busybox sh"),
+            "Enter",
+        ])
+        .ok();
+    see("/ # ");
+    tmux()
+        .args(["send-keys", "echo $(hostname) $(stty size)", "Enter"])
+        .ok();
+    see("inside 30 100");
+    tmux().args(["send-keys", "sleep 1000", "Enter"]).ok();
+    see("sleep 1000");
+    tmux().args(["send-keys", "C-c", ""]).ok();
+    tmux().args(["send-keys", "exit 6", "Enter"]).ok();
+    tmux()
+        .args(["send-keys", "echo back $? $(stty size)", "Enter"])
+        .ok();
+    see("back 6 30 100");
+    tmux().arg("kill-server").ok();
+}
