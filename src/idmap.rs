@@ -276,7 +276,8 @@ fn around(ranges: &[Range], own: Option<(u32, u32)>) -> Vec<Extent> {
 }
 
 /// The names a user goes by: in `/etc/passwd`, else as the environment or `id` says (LDAP, SSSD).
-fn user_names(uid: u32) -> Vec<String> {
+#[must_use]
+pub fn user_names(uid: u32) -> Vec<String> {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default(); // absent in small containers
     let number = uid.to_string();
     let mut names: Vec<String> = passwd

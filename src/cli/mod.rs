@@ -2,6 +2,7 @@
 //!
 //! Only `cli` prints. Parsing never acts.
 
+mod doctor;
 mod image;
 mod images;
 mod inspect;
@@ -74,6 +75,10 @@ pub enum Command {
     Version(system::FormatArgs),
     /// Show what `rl` has and uses here
     Info(system::FormatArgs),
+    /// Find out what this machine allows, and what would help
+    Doctor(doctor::DoctorArgs),
+    /// Explain the code of a message
+    Explain(doctor::ExplainArgs),
     /// Print a completion script for a shell
     Completion(system::CompletionArgs),
 }
@@ -142,6 +147,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Inspect(args) | C::Image(I::Inspect(args)) => inspect::inspect(args, &store()?),
         C::Version(args) => system::version(args),
         C::Info(args) => system::info(args, &store()?),
+        C::Doctor(args) => doctor::doctor(args, &store()?),
+        C::Explain(args) => doctor::explain(args),
         C::Completion(args) => system::completion(args),
     }
 }

@@ -1,4 +1,4 @@
-//! The verbs on `rl` and on this machine: version, info, doctor, explain, completion.
+//! The verbs on `rl` and on this machine: version, info, completion.
 //!
 //! What the machine can do is found out elsewhere; this prints it.
 
@@ -8,9 +8,13 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::output;
+use crate::doctor::{self, Report, Status};
+use crate::idmap::{self, Available, How};
 use crate::image::platform::Platform;
 use crate::image::store::Images;
+use crate::net::{self, Chosen};
 use crate::paths::Store;
+use crate::spec::{Network, UserNs};
 
 /// The flags of `rl version` and `rl info`.
 #[derive(Debug, Clone, clap::Args)]
@@ -115,18 +119,52 @@ fn facts(store: &Store) -> Result<Value> {
         "DockerRootDir": store.root(),
         "Containers": containers,
         "Images": images.len(),
-        "Driver": "overlay",
+        "Driver": driver(&doctor::run(store)),
         "CgroupVersion": if is_cgroup_v2() { "2" } else { "1" },
         "SecurityOptions": security_options(),
-        "Rootless": rootless(),
+        "Rootless": rootless()?,
     }))
 }
 
-/// How this machine serves a rootless user.
-fn rootless() -> Value {
-    json!({
+/// How this machine serves a rootless user: what `run` would choose now.
+fn rootless() -> Result<Value> {
+    let available = Available::probe();
+    let (plan, _) = idmap::plan(&UserNs::Auto, &available)?;
+    let ids = match plan.how {
+        How::Helpers => "ranges, by newuidmap and newgidmap",
+        How::Single => "one id",
+        How::Identity => "all ids, as root",
+    };
+    let (network, _) = net::choose(&Network::Auto)?;
+    let helper = match &network {
+        Chosen::Pasta { program, .. } | Chosen::Slirp { program, .. } => {
+            program.display().to_string()
+        }
+        Chosen::Host => "none: the host's network".to_owned(),
+        Chosen::None => "none".to_owned(),
+    };
+    Ok(json!({
         "Uid": rustix::process::getuid().as_raw(),
-    })
+        "Ids": ids,
+        "IdCount": plan.uids.iter().map(|extent| u64::from(extent.count)).sum::<u64>(),
+        "NetworkHelper": helper,
+    }))
+}
+
+/// What root file systems are made with here.
+fn driver(report: &Report) -> &'static str {
+    let works = |code: &str| {
+        report
+            .checks()
+            .any(|check| check.code == code && check.status == Status::Works)
+    };
+    if works("RL-F03") {
+        "overlay"
+    } else if works("RL-F04") {
+        "fuse-overlayfs"
+    } else {
+        "copy"
+    }
 }
 
 fn security_options() -> Vec<&'static str> {
@@ -184,6 +222,7 @@ fn summary(data: &Value) -> Vec<(String, String)> {
             "NCPU" => "CPUs",
             "MemTotal" => "Memory",
             "DockerRootDir" => "Store",
+            "IdCount" => "Id count",
             "CgroupVersion" => "Cgroup version",
             "SecurityOptions" => "Security",
             "NetworkHelper" => "Network",

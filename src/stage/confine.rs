@@ -365,7 +365,8 @@ fn filter(confinement: &Confinement) -> Result<Option<Filter>> {
 }
 
 /// Version and patch level of a release such as `6.1.0-13-amd64`; zeros for what is not a number.
-fn kernel_version(release: &str) -> (u32, u32) {
+#[must_use]
+pub fn kernel_version(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map(|number| number.parse().unwrap_or(0));

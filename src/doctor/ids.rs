@@ -1,0 +1,257 @@
+//! How many user and group ids a container can have.
+
+use std::io::{BufRead as _, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use super::parse::Tool;
+use super::probe::{Outcome, PROBE};
+use super::{Check, Host, Status};
+use crate::idmap::{Available, Helpers, Range};
+
+const ONE_ID: &str =
+    "runs with one id: everything inside belongs to you, and ownership is emulated";
+
+/// What was found, and a real map under way.
+pub struct Ids {
+    available: Available,
+    map: Option<Map>,
+}
+
+/// A child in a new user namespace, and the helpers that write its maps.
+struct Map {
+    child: Child,
+    stdin: ChildStdin,
+    helpers: [(&'static str, Child); 2],
+}
+
+/// Looks for ranges and helpers, and has them map a child's ids.
+pub fn start() -> Ids {
+    let available = Available::probe();
+    let map = match (
+        &available.helpers,
+        available.uids.first(),
+        available.gids.first(),
+    ) {
+        (Ok(helpers), Some(uids), Some(gids)) => start_map(helpers, *uids, *gids).ok(),
+        _ => None,
+    };
+    Ids { available, map }
+}
+
+fn start_map(helpers: &Helpers, uids: Range, gids: Range) -> std::io::Result<Map> {
+    let mut child = Command::new("/proc/self/exe")
+        .args([PROBE, "ids"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let gone = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    let stdin = child.stdin.take().ok_or_else(gone)?;
+    let mut stdout = child.stdout.take().ok_or_else(gone)?;
+    let mut ready = String::new();
+    // One byte at a time would do; what comes later is read when the child has ended.
+    std::io::BufReader::with_capacity(6, &mut stdout).read_line(&mut ready)?;
+    child.stdout = Some(stdout);
+    let run = |program: &std::path::Path, own: u32, range: Range| {
+        let words = [child.id(), 0, own, 1, 1, range.first, range.count];
+        Command::new(program)
+            .args(words.map(|word| word.to_string()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+    };
+    let uid = rustix::process::getuid().as_raw();
+    let gid = rustix::process::getgid().as_raw();
+    let newuidmap = run(&helpers.newuidmap, uid, uids)?;
+    let newgidmap = run(&helpers.newgidmap, gid, gids)?;
+    Ok(Map {
+        child,
+        stdin,
+        helpers: [("newuidmap", newuidmap), ("newgidmap", newgidmap)],
+    })
+}
+
+impl Map {
+    /// How many ids the child has in the end.
+    fn finish(mut self) -> Result<u64, String> {
+        let mut said = Vec::new();
+        for (name, helper) in self.helpers {
+            match helper.wait_with_output() {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => {
+                    let text = String::from_utf8_lossy(&output.stderr);
+                    said.push(text.lines().next().unwrap_or(name).to_owned());
+                }
+                Err(error) => said.push(format!("{name}: {error}")),
+            }
+        }
+        let _ = self.stdin.write_all(b"\n"); // a child that has gone says nothing, and that is noticed
+        drop(self.stdin);
+        let output = self
+            .child
+            .wait_with_output()
+            .map_err(|error| error.to_string())?;
+        if !said.is_empty() {
+            return Err(said.join("; "));
+        }
+        match serde_json::from_slice(&output.stdout) {
+            Ok(Outcome::Works(count)) => count.parse().map_err(|_| "no map was written".to_owned()),
+            Ok(Outcome::Fails { call, .. }) => Err(call),
+            Err(error) => Err(format!("the probe said nothing: {error}")),
+        }
+    }
+}
+
+/// The axis `ids`.
+pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
+    let Available {
+        uids,
+        gids,
+        helpers,
+    } = &ids.available;
+    let mut checks = Vec::new();
+    if uids.is_empty() || gids.is_empty() {
+        checks.extend(no_ranges(host, uids.is_empty()));
+    } else {
+        let shown = |ranges: &[Range]| {
+            let shown: Vec<String> = ranges
+                .iter()
+                .map(|range| format!("{}:{}", range.first, range.count))
+                .collect();
+            shown.join(", ")
+        };
+        let found = format!("users {}, groups {}", shown(uids), shown(gids));
+        let total = |ranges: &[Range]| {
+            ranges
+                .iter()
+                .map(|range| u64::from(range.count))
+                .sum::<u64>()
+        };
+        let check = Check::works(
+            "ids",
+            "RL-S01",
+            "subordinate ids",
+            found,
+            "maps root inside to you, and all others to these",
+        );
+        checks.push(check.clone());
+        if total(uids).min(total(gids)) < 65_535 {
+            let mut small = check.because(
+                Status::Less,
+                "images have ids up to 65534",
+                "refuses an image with a file of an id above the range",
+            );
+            "RL-S04".clone_into(&mut small.code);
+            "size of the ranges".clone_into(&mut small.title);
+            checks.push(small.admin(add_ranges(&host.user)));
+        }
+    }
+    match helpers {
+        Ok(helpers) => {
+            let found = format!(
+                "{}, {}",
+                helpers.newuidmap.display(),
+                helpers.newgidmap.display()
+            );
+            checks.push(Check::works(
+                "ids",
+                "RL-S02",
+                "newuidmap and newgidmap",
+                found,
+                "has them write the maps",
+            ));
+        }
+        Err(fail) => {
+            let code = fail.code.as_deref().unwrap_or("RL-S02");
+            let check = Check::works("ids", code, "newuidmap and newgidmap", &fail.message, "")
+                .because(Status::Less, &fail.message, ONE_ID);
+            checks.push(if code == "RL-S02" {
+                check.admin(host.install(Tool::Uidmap))
+            } else {
+                let lines = fail.hints.iter().map(|hint| {
+                    hint.trim_start_matches("ask your administrator to ")
+                        .to_owned()
+                });
+                Check {
+                    admin_can: lines.collect(),
+                    ..check
+                }
+                .you("a copy of newuidmap of your own can never work: it needs root's rights")
+            });
+        }
+    }
+    if let Some(map) = ids.map {
+        checks.extend(tried(host, map.finish()));
+    }
+    checks.extend(directory_user(host));
+    checks
+}
+
+/// Neither file nor name service has a range.
+pub fn no_ranges(host: &Host, users: bool) -> Vec<Check> {
+    let file = if users { "/etc/subuid" } else { "/etc/subgid" };
+    let found = format!("none for {} in {file}", host.user);
+    let cause = "nobody has set ids aside for you";
+    let check = Check::works("ids", "RL-S01", "subordinate ids", found, "");
+    let root = "runs with the host's own ids, for you are root";
+    let check = check.because(
+        Status::Less,
+        cause,
+        if host.uid == 0 { root } else { ONE_ID },
+    );
+    vec![check.admin(add_ranges(&host.user))]
+}
+
+fn add_ranges(user: &str) -> String {
+    // 100000 may be somebody else's; usermod refuses nothing, so the administrator has to look.
+    format!(
+        "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}   (choose ids that no other line of /etc/subuid has)"
+    )
+}
+
+/// A map was really written, or not.
+pub fn tried(host: &Host, result: Result<u64, String>) -> Vec<Check> {
+    match result {
+        Ok(count) => vec![Check::works(
+            "ids",
+            "RL-S03",
+            "a map written",
+            format!("{count} ids"),
+            "does it for each container",
+        )],
+        Err(said) => {
+            let check = Check::works("ids", "RL-S03", "a map written", &said, "").because(
+                Status::Less,
+                "the helpers refuse: a range overlaps your own id or is not yours, they lack root's rights, or an outer container lacks the ids",
+                ONE_ID,
+            );
+            let reinstall = format!(
+                "{} (again: it restores the setuid bits), and check your lines in /etc/subuid and /etc/subgid",
+                host.install(Tool::Uidmap)
+            );
+            vec![check.admin(reinstall)]
+        }
+    }
+}
+
+/// Someone whom only a name service knows.
+fn directory_user(host: &Host) -> Vec<Check> {
+    let number = host.uid.to_string();
+    let passwd = super::text("/etc/passwd");
+    if passwd
+        .lines()
+        .any(|line| line.split(':').nth(2) == Some(&number))
+    {
+        return Vec::new();
+    }
+    let found = format!("{} (uid {number}) is not in /etc/passwd", host.user);
+    let does = "looks ids up by number and by the name that `id` or USER say; asks `getsubids` where nsswitch.conf has a line `subid:`";
+    vec![Check::works(
+        "ids",
+        "RL-S05",
+        "user of a directory service",
+        found,
+        does,
+    )]
+}
