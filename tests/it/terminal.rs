@@ -14,9 +14,10 @@ fn a_shell_prompts_and_answers() {
     let home = Home::with_busybox();
     let mut terminal = shell(&home).in_terminal();
     terminal.wait_for("# ");
-    terminal.type_in("echo $((6*7)); tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all tty's\r");
+    terminal
+        .type_in("echo $((6*7)); tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all terminals\r");
     terminal.wait_for("42\r\n");
-    terminal.wait_for("all tty's\r\n");
+    terminal.wait_for("all terminals\r\n");
     terminal.type_in("ls -l /proc/self/fd/0; exit 5\r");
     assert_eq!(terminal.wait().code(), Some(5));
     assert!(!terminal.is_raw(), "the terminal was left raw");
@@ -196,7 +197,7 @@ fn it_works_in_tmux() {
             "Enter",
         ])
         .ok();
-    see("/ # ");
+    see("/ #");
     tmux()
         .args(["send-keys", "echo $(hostname) $(stty size)", "Enter"])
         .ok();

@@ -438,20 +438,6 @@ impl Running {
         nix::sys::signal::kill(self.pid(), signal).unwrap();
     }
 
-    pub fn write(&mut self, text: &str) {
-        let stdin = self.child.stdin.as_mut().expect("open");
-        stdin.write_all(text.as_bytes()).unwrap();
-        stdin.flush().unwrap();
-    }
-
-    pub fn close_stdin(&mut self) {
-        self.child.stdin = None;
-    }
-
-    pub fn close_stdout(&mut self) {
-        self.child.stdout = None;
-    }
-
     /// Waits until its standard output contains `text`; returns all of it so far.
     #[track_caller]
     pub fn wait_for_stdout(&mut self, text: &str) -> String {
