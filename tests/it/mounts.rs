@@ -353,7 +353,7 @@ fn links_of_a_root_directory_do_not_lead_to_the_host() {
                 )
                 .finish(),
         );
-        home.program("tar".into())
+        home.program("tar")
             .arg("-xf")
             .arg(home.path().join("layer.tar"))
             .arg("-C")

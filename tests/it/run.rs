@@ -94,7 +94,7 @@ fn a_closed_stdout_ends_the_program_and_not_in_silence() {
     let home = Home::with_busybox();
     let script = "set -o pipefail; \"$RL\" run --rm busybox yes | head -n 1; echo ${PIPESTATUS[0]}";
     let output = home
-        .program("bash".into())
+        .program("bash")
         .arg("-c")
         .arg(script)
         .env("RL", crate::support::rl_binary())
@@ -497,7 +497,7 @@ fn a_directory_can_be_the_root_file_system() {
     let home = Home::new();
     let root = home.dir("root");
     home.file("layer.tar", Layer::new().with_busybox().finish());
-    home.program("tar".into())
+    home.program("tar")
         .arg("-xf")
         .arg(home.path().join("layer.tar"))
         .arg("-C")

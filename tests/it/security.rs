@@ -19,7 +19,7 @@ fn the_container_sees_descriptors_0_1_and_2_only() {
         let script = format!(
             "exec 10</etc/passwd 251</etc; {script} run --rm {options} busybox sh -c 'ls /proc/self/fd | tr \"\\n\" \" \"'"
         );
-        home.program("bash".into())
+        home.program("bash")
             .arg("-c")
             .arg(script)
             .env("RL", rl_binary())

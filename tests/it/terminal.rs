@@ -162,7 +162,7 @@ fn it_works_in_tmux() {
     let home = Home::with_busybox();
     let socket = home.path().join("tmux");
     let tmux = || {
-        home.program("tmux".into())
+        home.program("tmux")
             .arg("-f")
             .arg("/dev/null")
             .arg("-S")
@@ -193,7 +193,7 @@ fn it_works_in_tmux() {
     tmux()
         .args([
             "send-keys",
-            &format!("{command} run --rm -it --network none --hostname inside busybox sh"),
+            &format!("{command} run --rm -it --network none --hostname inside busybox sh; echo back $? $(stty size)"),
             "Enter",
         ])
         .ok();
@@ -206,9 +206,6 @@ fn it_works_in_tmux() {
     see("sleep 1000");
     tmux().args(["send-keys", "C-c", ""]).ok();
     tmux().args(["send-keys", "exit 6", "Enter"]).ok();
-    tmux()
-        .args(["send-keys", "echo back $? $(stty size)", "Enter"])
-        .ok();
     see("back 6 30 100");
     tmux().arg("kill-server").ok();
 }

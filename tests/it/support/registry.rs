@@ -52,7 +52,7 @@ pub fn fresh_name(home: &Home) -> String {
 /// Copies `tag` of an OCI layout to `name` by skopeo.
 #[track_caller]
 pub fn push(home: &Home, layout: &Path, tag: &str, name: &str, options: &[&str]) {
-    home.program("skopeo".into())
+    home.program("skopeo")
         .args(["copy", "--quiet", "--dest-tls-verify=false"])
         .args(options)
         .arg(format!("oci:{}:{tag}", layout.display()))
