@@ -291,11 +291,9 @@ fn images_of_every_archive_format_are_loaded() {
     let path = home.file("docker.tar", &docker);
     home.rl("load -i").arg(&path).ok().stdout_has("d:one");
     home.rl("run --rm d:one cat /marker").says("docker");
+    needs!(Need::Ours); // podman 4.3 does not look for compression here
     // From standard input, and compressed in every way.
     for program in ["gzip", "zstd", "xz"] {
-        if program == "zstd" && crate::support::under_test() == crate::support::UnderTest::Podman {
-            continue; // podman 4.3 does not look for it here
-        }
         let tag = format!("{program}:one");
         let archive = Image::on_busybox(vec![Layer::new().file("marker", 0o644, program)])
             .docker_archive(&tag);
