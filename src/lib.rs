@@ -7,6 +7,10 @@ mod sys;
 
 mod error;
 
+mod idmap;
+
+mod net;
+
 mod paths;
 mod spec;
 
@@ -22,8 +26,20 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// The program.
+/// The program: a command for people, or one of the processes that it starts (docs/architecture.md).
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let mut words = std::env::args_os().skip(1);
+    let role = words.next();
+    let mut descriptor = || {
+        words
+            .next()
+            .and_then(|word| word.to_str()?.parse().ok())
+            .unwrap_or(-1)
+    };
+    match role.as_ref().and_then(|role| role.to_str()) {
+        Some(stage::parent::INIT) => stage::init::main(descriptor()),
+        Some(stage::parent::JOB) => stage::job::main(descriptor(), cli::job::work),
+        _ => cli::main(std::env::args_os().collect()),
+    }
 }

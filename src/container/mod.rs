@@ -1,1 +1,365 @@
-//! The life of a container.
+//! The life of a container: from a checked specification to an exit code.
+
+mod foreground;
+mod record;
+pub mod usage;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::error::Fail;
+use crate::idmap::{self, Available, Plan};
+use crate::image::layer::Ids;
+use crate::net::{self, names};
+use crate::paths::Store;
+use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
+use crate::stage::{self, Driver, Job, Order, RootPlan};
+use crate::sys;
+use record::{Record, State};
+
+/// What a front end asks for beside the container itself.
+#[derive(Debug, Default)]
+pub struct RunOptions {
+    /// Gets the full id; must not exist.
+    pub cidfile: Option<PathBuf>,
+    /// Gets the pid of the container's first process, as the host sees it.
+    pub pidfile: Option<PathBuf>,
+    /// Signals to the command go to the program.
+    pub sig_proxy: bool,
+}
+
+/// Runs a container in the foreground and returns the program's exit code. `say` announces degraded modes.
+///
+/// # Errors
+/// Whatever keeps the program from starting; nothing of the container is left then.
+pub fn run(
+    store: &Store,
+    mut spec: ContainerSpec,
+    options: &RunOptions,
+    say: &mut dyn FnMut(&str),
+) -> Result<u8> {
+    spec.check()?;
+    refuse_unbuilt(&spec)?;
+    let available = Available::probe();
+    let (plan, notice) = idmap::plan(&spec.userns, &available)?;
+    let helpers = available.helpers.as_ref().ok();
+    if let Some(notice) = notice {
+        say(&degraded(
+            &notice,
+            "running with one id; other owners inside the container are not kept apart",
+        ));
+    }
+    let (network, notice) = net::choose(&spec.network)?;
+    if let Some(notice) = notice {
+        say(&degraded(&notice, "using the host's network"));
+        spec.network = crate::spec::Network::Host;
+    }
+    settle(&mut spec, &plan);
+    record::sweep(store, &plan, helpers);
+    if let Some(path) = &options.cidfile {
+        write_new(path, &spec.id)?;
+    }
+    let volumes = make_volumes(store, &mut spec)?;
+    let record = Record::create(store, &spec)?;
+    let result = (|| -> Result<u8> {
+        let order = order(store, spec, &plan, &network, volumes, &record.dir())?;
+        foreground::run(store, &order, &plan, helpers, &network, options, say)
+    })();
+    let created = jiff::Timestamp::now().to_string();
+    match result {
+        Ok(code) if !record.goes() => {
+            record.finish(&State {
+                version: 1,
+                exit_code: Some(code),
+                created,
+                finished: Some(jiff::Timestamp::now().to_string()),
+            })?;
+            Ok(code)
+        }
+        Ok(code) => {
+            record.remove(&plan, helpers)?;
+            Ok(code)
+        }
+        Err(error) => {
+            if let Err(second) = record.remove(&plan, helpers) {
+                say(&format!("and cleaning up failed: {second:#}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Has image work done by a process that is root of a user namespace with the user's ids. `request` makes its
+/// text, told how ownership is kept there; the answer is the job's.
+///
+/// # Errors
+/// The job's.
+pub fn image_work(
+    title: &str,
+    request: impl FnOnce(Ids) -> Result<String>,
+    say: &mut dyn FnMut(&str),
+) -> Result<String> {
+    let available = Available::probe();
+    let (plan, notice) = idmap::plan(&UserNs::Auto, &available)?;
+    if let Some(notice) = notice {
+        say(&degraded(
+            &notice,
+            "other owners than you are noted, not set",
+        ));
+    }
+    let ids = if plan.is_mapped() {
+        Ids::Mapped
+    } else {
+        Ids::Single
+    };
+    stage::parent::job(
+        Job::Image {
+            request: request(ids)?,
+        },
+        title,
+        &plan,
+        available.helpers.as_ref().ok(),
+    )
+}
+
+/// One line: what is missing, what happens instead, where to read on.
+fn degraded(fail: &Fail, instead: &str) -> String {
+    let code = fail
+        .code
+        .as_deref()
+        .map(|code| format!(" (rl explain {code})"))
+        .unwrap_or_default();
+    format!("{}: {instead}{code}", fail.message)
+}
+
+fn refuse_unbuilt(spec: &ContainerSpec) -> Result<(), Fail> {
+    let namespaces = &spec.namespaces;
+    for (flag, namespace) in [
+        ("--pid", &namespaces.pid),
+        ("--ipc", &namespaces.ipc),
+        ("--uts", &namespaces.uts),
+        ("--cgroupns", &namespaces.cgroup),
+    ] {
+        match namespace {
+            Namespace::Private | Namespace::Host => {}
+            Namespace::Container(_) | Namespace::Path(_) => {
+                return Err(Fail::unsupported(format!(
+                    "{flag} of another container is not built yet"
+                )));
+            }
+        }
+    }
+    if spec.userns == UserNs::NoMap {
+        return Err(Fail::unsupported("--userns=nomap is not built yet")
+            .hint("--userns=auto and --userns=keep-id are"));
+    }
+    Ok(())
+}
+
+/// Fills in what depends on the machine.
+fn settle(spec: &mut ContainerSpec, plan: &Plan) {
+    if spec.namespaces.uts == Namespace::Private {
+        if spec.hostname.is_none() {
+            spec.hostname = Some(spec.id.chars().take(12).collect());
+        }
+    } else if spec.hostname.is_none() {
+        spec.hostname = Some(
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+        );
+    }
+    if matches!(spec.userns, UserNs::KeepId { .. }) && spec.process.user.is_empty() {
+        let uid = plan
+            .inner_uid(rustix::process::getuid().as_raw())
+            .unwrap_or(0);
+        let gid = plan
+            .inner_gid(rustix::process::getgid().as_raw())
+            .unwrap_or(0);
+        spec.process.user = format!("{uid}:{gid}");
+    }
+}
+
+/// The directories of the volumes that the spec names; anonymous ones get a name.
+fn make_volumes(store: &Store, spec: &mut ContainerSpec) -> Result<Vec<(String, PathBuf)>> {
+    let mut volumes = Vec::new();
+    let id = spec.id.clone();
+    for (position, mount) in spec.mounts.iter_mut().enumerate() {
+        if let MountSource::Volume { volume, .. } = &mut mount.source {
+            if volume.is_empty() {
+                *volume = format!("{id}-{position}");
+            }
+            let path = store.volume_data(volume);
+            store.make(&path)?;
+            rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755))
+                .with_context(|| format!("opening `{}`", path.display()))?;
+            volumes.push((volume.clone(), path));
+        }
+    }
+    Ok(volumes)
+}
+
+fn order(
+    store: &Store,
+    spec: ContainerSpec,
+    plan: &Plan,
+    network: &net::Chosen,
+    volumes: Vec<(String, PathBuf)>,
+    dir: &Path,
+) -> Result<Order> {
+    let root = match &spec.rootfs {
+        Rootfs::Layers { diff_ids } => RootPlan::Overlay {
+            base: store.root().to_owned(),
+            lowers: diff_ids
+                .iter()
+                .map(|diff_id| crate::image::layer_dir(diff_id))
+                .collect::<Result<_>>()?,
+            upper: relative(store, dir, "upper"),
+            work: relative(store, dir, "work"),
+            merged: relative(store, dir, "merged"),
+        },
+        Rootfs::Directory { path } => {
+            if !path.is_dir() {
+                return Err(
+                    Fail::usage(format!("`{}` is not a directory", path.display()))
+                        .hint("--rootfs takes the directory of a root file system")
+                        .into(),
+                );
+            }
+            RootPlan::Directory { path: path.clone() }
+        }
+        Rootfs::Host => RootPlan::Host {
+            dir: dir.to_owned(),
+        },
+    };
+    let etc = write_etc(&spec, network, dir)?;
+    let only_ids = (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner));
+    Ok(Order {
+        root,
+        driver: driver()?,
+        become_ids: None,
+        only_ids,
+        has_tty_group: plan.has_gid(5),
+        etc,
+        volumes,
+        raise_loopback: network.is_private(),
+        wait_for_network: network.has_helper(),
+        spec,
+    })
+}
+
+fn driver() -> Result<Driver> {
+    let text = std::env::var("RL_STORAGE_DRIVER").unwrap_or_default();
+    Driver::parse(&text).ok_or_else(|| {
+        Fail::usage(format!("RL_STORAGE_DRIVER=`{text}` is not known"))
+            .hint("known are auto, overlay, fuse-overlayfs and copy")
+            .into()
+    })
+}
+
+/// Short names keep overlay's options short.
+fn relative(store: &Store, dir: &Path, name: &str) -> PathBuf {
+    dir.strip_prefix(store.root()).unwrap_or(dir).join(name)
+}
+
+/// The files that stand over the image's own, and where.
+fn write_etc(
+    spec: &ContainerSpec,
+    network: &net::Chosen,
+    dir: &Path,
+) -> Result<Vec<(PathBuf, String)>> {
+    let host = names::Host::read();
+    let hostname = spec.hostname.as_deref();
+    let mut files = vec![("hostname", format!("{}\n", hostname.unwrap_or_default()))];
+    if !spec.names.keep_hosts {
+        files.push((
+            "hosts",
+            names::hosts(&spec.names, network, &host, hostname)?,
+        ));
+    }
+    if !spec.names.keep_resolv_conf {
+        files.push((
+            "resolv.conf",
+            names::resolv_conf(&spec.names, network, &host),
+        ));
+    }
+    let mut etc = Vec::new();
+    for (name, text) in files {
+        let path = dir.join(name);
+        std::fs::write(&path, text).map_err(|error| disk_error(error, &path))?;
+        etc.push((path, format!("/etc/{name}")));
+    }
+    Ok(etc)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write as _;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| {
+        let fail = if error.kind() == std::io::ErrorKind::AlreadyExists {
+            Fail::conflict(format!("`{}` exists already", path.display()))
+                .hint("remove it, or name another file")
+        } else {
+            Fail::usage(format!("cannot write `{}`", path.display()))
+        };
+        anyhow::Error::from(error).context(fail)
+    })
+}
+
+/// A file of ours that could not be written, with the remedy for a full disk.
+pub fn disk_error(error: std::io::Error, path: &Path) -> anyhow::Error {
+    let fail = match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Fail::system(format!(
+            "no room left to write `{}`",
+            path.display()
+        ))
+        .hint("free some space or inodes, or keep images and containers elsewhere: --root DIR")
+        .code("RL-F05"),
+        _ => Fail::system(format!("cannot write `{}`", path.display())),
+    };
+    anyhow::Error::from(error).context(fail)
+}
+
+/// The copy of the layers that stands in for an overlay.
+fn copy_root(
+    store: &Store,
+    plan: &RootPlan,
+    ids: &Plan,
+    helpers: Option<&idmap::Helpers>,
+) -> Result<PathBuf> {
+    let RootPlan::Overlay {
+        base,
+        lowers,
+        upper,
+        ..
+    } = plan
+    else {
+        return Err(Fail::system("this root has no layers").into());
+    };
+    let into = base.join(upper);
+    let job = Job::Flatten {
+        lowers: lowers
+            .iter()
+            .map(|lower| store.root().join(lower))
+            .collect(),
+        into: into.clone(),
+    };
+    stage::parent::job(job, "copy", ids, helpers)?;
+    Ok(into)
+}
+
+/// A fresh id: 64 hexadecimal digits.
+///
+/// # Errors
+/// getrandom(2).
+pub fn new_id() -> Result<String> {
+    let mut bytes = [0_u8; 32];
+    sys::random(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,3 +1,173 @@
 //! Getting inside; one file for each process.
+//!
+//! ```text
+//!  command or monitor                               pid 1 of the container
+//!  parent.rs                                        init.rs
+//!     │ clone3 into all new namespaces ───────────────▶│ executes rl from a sealed mount
+//!     │ Start(order) ─────────────────────────────────▶│ mounts the root file system
+//!     │ newuidmap ∥ newgidmap ∥ pasta                  │
+//!     │ Mapped ───────────────────────────────────────▶│ /proc /sys /dev, volumes, names
+//!     │◀──────────────────────────────── Console + fd  │ (with a terminal)
+//!     │◀──────────────────────── OverlayRefused + why  │ (then fuse-overlayfs, then a copy)
+//!     │ RootMounted ──────────────────────────────────▶│
+//!     │ NetworkReady ─────────────────────────────────▶│ pivot_root, confine, execve
+//!     │◀── end of conversation: the program runs       ▼
+//!     │◀── Failed(what, why, remedy)                the user's program
+//! ```
+//!
+//! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
 pub mod confine;
+pub mod init;
+pub mod job;
+pub mod parent;
+pub mod rootfs;
+pub mod seccomp;
+pub mod user;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fail;
+use crate::spec::ContainerSpec;
+
+/// Where the root file system comes from, with every path resolved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootPlan {
+    /// Layers below, one writable directory above.
+    Overlay {
+        /// The directory that `lowers` are relative to: short names keep the options short.
+        base: PathBuf,
+        /// Trees, the lowest first.
+        lowers: Vec<PathBuf>,
+        /// The writable directory.
+        upper: PathBuf,
+        /// overlayfs' own directory, on the same file system.
+        work: PathBuf,
+        /// Where it is mounted.
+        merged: PathBuf,
+    },
+    /// A directory as it is.
+    Directory {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The host's top directories, each below a writable one.
+    Host {
+        /// The container's own directory: `root/`, and `upper/NAME`, `work/NAME` for each.
+        dir: PathBuf,
+    },
+}
+
+/// How layers are put over each other (`RL_STORAGE_DRIVER`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// The kernel's overlay, else fuse-overlayfs, else a copy; what is given up is announced.
+    #[default]
+    Auto,
+    /// The kernel's overlay or nothing.
+    Overlay,
+    /// fuse-overlayfs or nothing.
+    FuseOverlayfs,
+    /// A copy of all layers for each container.
+    Copy,
+}
+
+impl Driver {
+    /// The driver of that name, as podman's `STORAGE_DRIVER` has it; `vfs` is its name for a copy.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "auto" => Some(Driver::Auto),
+            "overlay" => Some(Driver::Overlay),
+            "fuse-overlayfs" => Some(Driver::FuseOverlayfs),
+            "copy" | "vfs" => Some(Driver::Copy),
+            _ => None,
+        }
+    }
+}
+
+/// Everything pid 1 has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Order {
+    /// What the container is.
+    pub spec: ContainerSpec,
+    /// Its root file system.
+    pub root: RootPlan,
+    /// How layers are put over each other.
+    pub driver: Driver,
+    /// The ids to take on before anything is made inside: container root, where that is not the caller.
+    pub become_ids: Option<(u32, u32)>,
+    /// The only user and group there are: `setgroups` is denied and other ids do not exist.
+    pub only_ids: Option<(u32, u32)>,
+    /// Group 5 (tty) is mapped.
+    pub has_tty_group: bool,
+    /// Host files that stand at `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
+    pub etc: Vec<(PathBuf, String)>,
+    /// The directory of every named volume in the spec's mounts.
+    pub volumes: Vec<(String, PathBuf)>,
+    /// The loopback interface has to be brought up.
+    pub raise_loopback: bool,
+    /// The program starts only after [`ToStage::NetworkReady`].
+    pub wait_for_network: bool,
+}
+
+/// What the host side says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToStage {
+    /// What to build.
+    Start(Box<Order>),
+    /// Which work to do.
+    Work(Box<Job>),
+    /// The ids are mapped.
+    Mapped,
+    /// The answer to [`ToHost::OverlayRefused`]: the root is mounted, or its copy is at this path.
+    RootMounted {
+        /// The directory that is the root now.
+        path: PathBuf,
+    },
+    /// Packets flow.
+    NetworkReady,
+}
+
+/// What the inside says. Silence and the end of the conversation mean that the program runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToHost {
+    /// The kernel will not mount this overlay.
+    OverlayRefused {
+        /// The call and the answer.
+        why: String,
+    },
+    /// The terminal's other end comes with this message.
+    Console,
+    /// A job's result, as JSON.
+    Done(String),
+    /// It could not be done.
+    Failed(Fail),
+}
+
+/// Work on files that needs the user's subordinate ids. It runs as root of a user namespace of its own, with
+/// a private mount namespace and the host's network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Job {
+    /// Removes these trees.
+    Remove {
+        /// Absolute paths below the store.
+        paths: Vec<PathBuf>,
+    },
+    /// Copies the lower trees, lowest first, into one.
+    Flatten {
+        /// Absolute paths, lowest first.
+        lowers: Vec<PathBuf>,
+        /// An existing directory.
+        into: PathBuf,
+    },
+    /// Image work; the text is known to the one who asked for it.
+    Image {
+        /// JSON.
+        request: String,
+    },
+}

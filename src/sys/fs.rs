@@ -269,6 +269,190 @@ fn remove_below(at: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<()> {
     }
 }
 
+/// Whether the directory has no entries.
+///
+/// # Errors
+/// getdents64(2).
+pub fn is_empty(dir: BorrowedFd<'_>) -> Result<bool> {
+    let failed = |errno| Error::new("getdents64()", errno);
+    for entry in rustix::fs::Dir::read_from(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?;
+        if !matches!(name.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Copies the tree below `from` into the directory `into`: owners, modes, times, extended attributes of the
+/// user's, links as links; data by reflink where the file system shares it. What is there already is replaced.
+///
+/// # Errors
+/// The first call that fails, with the entry's path.
+pub fn copy_tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>) -> Result<()> {
+    copy_below(from, into, Path::new("."))
+}
+
+fn copy_below(from: BorrowedFd<'_>, into: BorrowedFd<'_>, shown: &Path) -> Result<()> {
+    let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
+    let own = rustix::fs::fstat(from).map_err(failed("fstat"))?;
+    for entry in rustix::fs::Dir::read_from(from).map_err(failed("getdents64"))? {
+        let entry = entry.map_err(failed("getdents64"))?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        copy_entry(from, into, name, &shown.join(name))?;
+    }
+    copy_attributes(from, into, &own, shown)
+}
+
+fn copy_entry(
+    from: BorrowedFd<'_>,
+    into: BorrowedFd<'_>,
+    name: &OsStr,
+    shown: &Path,
+) -> Result<()> {
+    let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
+    let stat =
+        rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("fstatat"))?;
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            match rustix::fs::mkdirat(into, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(failed("mkdirat")(errno)),
+            }
+            let source = rustix::fs::openat(from, name, open | OFlags::DIRECTORY, Mode::empty())
+                .map_err(failed("openat"))?;
+            let target = rustix::fs::openat(into, name, open | OFlags::DIRECTORY, Mode::empty())
+                .map_err(failed("openat"))?;
+            copy_below(source.as_fd(), target.as_fd(), shown)
+        }
+        FileType::RegularFile => {
+            remove_tree(into, name)?;
+            let source =
+                rustix::fs::openat(from, name, open, Mode::empty()).map_err(failed("openat"))?;
+            let create =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let target = rustix::fs::openat(into, name, create, Mode::RUSR | Mode::WUSR)
+                .map_err(failed("openat"))?;
+            copy_data(source.as_fd(), target.as_fd()).map_err(failed("copy_file_range"))?;
+            copy_attributes(source.as_fd(), target.as_fd(), &stat, shown)
+        }
+        FileType::Symlink => {
+            remove_tree(into, name)?;
+            let text =
+                rustix::fs::readlinkat(from, name, Vec::new()).map_err(failed("readlinkat"))?;
+            rustix::fs::symlinkat(text, into, name).map_err(failed("symlinkat"))?;
+            own_by_name(into, name, &stat, shown)
+        }
+        kind @ (FileType::Fifo
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Socket) => {
+            remove_tree(into, name)?;
+            match rustix::fs::mknodat(into, name, kind, mode, stat.st_rdev) {
+                // A device cannot be made in a user namespace, except the whiteout.
+                Err(Errno::PERM) => Ok(()),
+                Err(errno) => Err(failed("mknodat")(errno)),
+                Ok(()) => own_by_name(into, name, &stat, shown),
+            }
+        }
+        FileType::Unknown => Ok(()),
+    }
+}
+
+fn own_by_name(
+    into: BorrowedFd<'_>,
+    name: &OsStr,
+    stat: &rustix::fs::Stat,
+    shown: &Path,
+) -> Result<()> {
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(stat.st_uid),
+        rustix::fs::Gid::from_raw(stat.st_gid),
+    );
+    match rustix::fs::chownat(into, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+        // An owner that is not mapped here, or only one id: it stays the caller's.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => Ok(()),
+        Err(errno) => Err(Error::new(format!("fchownat({shown:?})"), errno)),
+    }
+}
+
+fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    loop {
+        match rustix::fs::copy_file_range(from, None, to, None, 1 << 26) {
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            // Between some file systems the kernel leaves it to us.
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    let mut buffer = vec![0_u8; 1 << 17];
+    loop {
+        let length = rustix::io::read(from, &mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            let written = rustix::io::write(to, rest)?;
+            rest = &rest[written..];
+        }
+    }
+}
+
+fn copy_attributes(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    stat: &rustix::fs::Stat,
+    shown: &Path,
+) -> Result<()> {
+    let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(stat.st_uid),
+        rustix::fs::Gid::from_raw(stat.st_gid),
+    );
+    match rustix::fs::fchown(to, Some(uid), Some(gid)) {
+        // An owner that is not mapped here, or only one id: it stays the caller's.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
+        Err(errno) => return Err(failed("fchown")(errno)),
+    }
+    let mut names = vec![0_u8; 4096];
+    let listed = rustix::fs::flistxattr(from, &mut names[..]).unwrap_or(0); // a file system without attributes has none
+    for name in names[..listed]
+        .split(|byte| *byte == 0)
+        .filter(|name| name.starts_with(b"user.") || *name == b"security.capability")
+    {
+        let mut value = vec![0_u8; 65_536];
+        if let Ok(length) = rustix::fs::fgetxattr(from, name, &mut value[..]) {
+            // An attribute the target cannot hold is not worth losing the file for.
+            let _ =
+                rustix::fs::fsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty());
+        }
+    }
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(failed("fchmod"))?;
+    #[allow(
+        clippy::cast_possible_wrap,
+        reason = "the kernel gives nanoseconds below 1e9"
+    )]
+    let time = |seconds: i64, nanoseconds: u64| rustix::fs::Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds as i64,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    rustix::fs::futimens(to, &times).map_err(failed("futimens"))
+}
+
 /// Writes `content` to `path` so that a reader sees the old or the new, never a part: written aside
 /// in the same directory, synced, renamed.
 ///

@@ -3,7 +3,14 @@
 //! Knows nothing of containers. An [`Error`] prints the call as strace would:
 //! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
 
+pub mod confine;
 pub mod fs;
+pub mod mount;
+pub mod net;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod tty;
 
 use rustix::io::Errno;
 
@@ -42,6 +49,22 @@ impl std::error::Error for Error {}
 
 /// What every function here returns.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Fills `bytes` with what nobody can guess. Source: getrandom(2).
+///
+/// # Errors
+/// The kernel's.
+pub fn random(bytes: &mut [u8]) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(length) => done += length,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::new("getrandom()", errno)),
+        }
+    }
+    Ok(())
+}
 
 /// `EPERM`.
 fn nix_name(errno: Errno) -> String {

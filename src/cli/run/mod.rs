@@ -1,0 +1,372 @@
+//! `rl run`: its flags, and what becomes of them.
+//!
+//! The flags are docker's, with docker's meanings; [`spec`] turns them into a container spec without
+//! touching the machine. Nothing here knows how a container is started.
+
+mod confinement;
+mod mounts;
+mod names;
+mod namespaces;
+mod spec;
+pub mod values;
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+pub use spec::{Environment, spec};
+
+use super::image::{self, PullOptions};
+use super::progress::say;
+use crate::container::{self, RunOptions};
+use crate::image::platform::Platform;
+use crate::paths::Store;
+use crate::spec::{ContainerSpec, ImageDefaults, Rootfs};
+use crate::stage::confine;
+use values::{boolean, size};
+
+/// `rl run`: the exit code is the program's.
+pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
+    let mut spec = spec(args, &environment()?)?;
+    take_image(&mut spec, args, store)?;
+    spec.process.env = settled(std::mem::take(&mut spec.process.env));
+    let options = RunOptions {
+        cidfile: args.cidfile.clone(),
+        pidfile: args.pidfile.clone(),
+        sig_proxy: args.sig_proxy,
+    };
+    container::run(store, spec, &options, &mut |line| {
+        say(&format!("rl: {line}"))
+    })
+}
+
+/// The world as it is.
+fn environment() -> Result<Environment<'static>> {
+    Ok(Environment {
+        variables: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        cwd: std::env::current_dir().context("finding the working directory")?,
+        stdin_is_terminal: std::io::stdin().is_terminal(),
+        selinux: has_selinux(),
+        masked_paths: confine::default_masked_paths(),
+        id: names::generate_id(),
+        name: names::generate(),
+        read: &|path| std::fs::read(path),
+        look: &|path| std::fs::metadata(path).map(|_| ()),
+    })
+}
+
+/// Whether SELinux is at work on this machine.
+#[must_use]
+pub fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// Gets the image, and lets the spec inherit what the user left open.
+fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result<()> {
+    let defaults = match (&mut spec.rootfs, &mut spec.image) {
+        (Rootfs::Layers { diff_ids }, Some(wanted)) => {
+            let options = PullOptions {
+                platform: args.platform.as_deref().map(Platform::parse).transpose()?,
+                tls_verify: args.tls_verify,
+                quiet: args.quiet,
+            };
+            let image = image::obtain(store, &wanted.reference, args.pull, &options)?;
+            wanted.id = image.id.to_string();
+            *diff_ids = image
+                .config
+                .rootfs
+                .diff_ids
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            image.config.defaults()
+        }
+        // The host's own programs are there to be used by hand.
+        (Rootfs::Host, _) => ImageDefaults {
+            command: Some(vec!["/bin/sh".to_owned()]),
+            ..ImageDefaults::default()
+        },
+        (Rootfs::Layers { .. } | Rootfs::Directory { .. }, _) => ImageDefaults::default(),
+    };
+    spec.inherit(&defaults);
+    Ok(())
+}
+
+/// One entry for each variable, the last one given; an entry without `=` takes the variable away.
+fn settled(env: Vec<String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::with_capacity(env.len());
+    for entry in env {
+        let name = entry
+            .split_once('=')
+            .map_or(entry.as_str(), |(name, _)| name);
+        let position = kept.iter().position(|known| {
+            known
+                .split_once('=')
+                .is_some_and(|(known, _)| known == name)
+        });
+        match (position, entry.contains('=')) {
+            (Some(position), true) => kept[position] = entry,
+            (Some(position), false) => {
+                kept.remove(position);
+            }
+            (None, true) => kept.push(entry),
+            (None, false) => {}
+        }
+    }
+    kept
+}
+
+/// When an image is asked for at its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Pull {
+    /// Before every run
+    Always,
+    /// When it is not here
+    #[default]
+    Missing,
+    /// Not at all
+    Never,
+    /// When the registry has a newer one
+    Newer,
+}
+
+/// The flags of `rl run`, as typed.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Add a name to /etc/hosts, as HOST:ADDRESS; `host-gateway` is the host (can be repeated)
+    #[arg(long, value_name = "HOST:ADDRESS")]
+    pub add_host: Vec<String>,
+
+    /// Add an annotation (can be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
+
+    /// Give a capability (can be repeated)
+    #[arg(long, value_name = "CAP")]
+    pub cap_add: Vec<String>,
+
+    /// Take a capability away (can be repeated)
+    #[arg(long, value_name = "CAP")]
+    pub cap_drop: Vec<String>,
+
+    /// Cgroup namespace: host or private
+    #[arg(long, value_name = "MODE")]
+    pub cgroupns: Option<String>,
+
+    /// Write the container's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
+
+    /// Bring in a device of the host, as HOST[:CONTAINER[:rwm]] (can be repeated)
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Vec<String>,
+
+    /// Ask this name server; `none` keeps the image's resolv.conf (can be repeated)
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<String>,
+
+    /// Set an option of resolv.conf (can be repeated)
+    #[arg(long, alias = "dns-opt", value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+
+    /// Search names in this domain (can be repeated)
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+
+    /// Set the NIS domain name
+    #[arg(long, value_name = "NAME")]
+    pub domainname: Option<String>,
+
+    /// Replace the entry point of the image; JSON makes several words
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+
+    /// Set a variable; NAME alone takes yours (can be repeated)
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+
+    /// Read variables from a file (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+
+    /// Add a supplementary group; `keep-groups` keeps yours (can be repeated)
+    #[arg(long, value_name = "GROUP")]
+    pub group_add: Vec<String>,
+
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub help: Option<bool>,
+
+    /// Set the host name
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub hostname: Option<String>,
+
+    /// Run a small init as pid 1 that reaps zombies and forwards signals
+    #[arg(long)]
+    pub init: bool,
+
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+
+    /// IPC namespace: private, shareable, none, host or container:NAME
+    #[arg(long, value_name = "MODE")]
+    pub ipc: Option<String>,
+
+    /// Set a label (can be repeated)
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+
+    /// Read labels from a file (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    pub label_file: Vec<PathBuf>,
+
+    /// Mount, as type=bind|volume|tmpfs,source=…,target=…[,readonly] (can be repeated)
+    #[arg(long, value_name = "MOUNT")]
+    pub mount: Vec<String>,
+
+    /// Name the container
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME or ns:PATH
+    #[arg(long, alias = "net", value_name = "NETWORK")]
+    pub network: Option<String>,
+
+    /// Leave /etc/hosts as the image has it
+    #[arg(long)]
+    pub no_hosts: bool,
+
+    /// Make the container a more (1000) or less (-1000) likely victim when memory runs out
+    #[arg(long, value_name = "NUMBER")]
+    pub oom_score_adj: Option<i32>,
+
+    /// PID namespace: private, host or container:NAME
+    #[arg(long, value_name = "MODE")]
+    pub pid: Option<String>,
+
+    /// Write the host's pid of the container's first process to a file
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+
+    /// Choose the platform of an image, as OS/ARCH[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+
+    /// Pass this many descriptors on, from 3 upwards
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub preserve_fds: u32,
+
+    /// Give all capabilities, filter no system calls, hide nothing
+    #[arg(long)]
+    pub privileged: bool,
+
+    /// When to ask the registry for the image
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub pull: Pull,
+
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Make the root file system read-only
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub rm: bool,
+
+    /// Use a directory as the root file system: the first word is its path, not an image
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub rootfs: Option<String>,
+
+    /// Confine more or less: no-new-privileges, seccomp=FILE|unconfined, mask=…, unmask=…,
+    /// systempaths=unconfined, apparmor=…, label=… (can be repeated)
+    #[arg(long, value_name = "OPTION")]
+    pub security_opt: Vec<String>,
+
+    /// Size of /dev/shm
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub shm_size: Option<u64>,
+
+    /// Forward the signals that `rl` gets (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, hide_default_value = true)]
+    pub sig_proxy: bool,
+
+    /// The signal that asks the container to stop
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
+
+    /// Set a kernel parameter of the container's namespaces (can be repeated)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub sysctl: Vec<String>,
+
+    /// Put the container's clocks ahead or back, as boottime=+30d,monotonic=-90s (can be repeated)
+    #[arg(long, value_name = "CLOCK=DURATION")]
+    pub time_offset: Vec<String>,
+
+    /// Verify the registry's certificate (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub tls_verify: Option<bool>,
+
+    /// Mount memory, as TARGET[:OPTIONS] (can be repeated)
+    #[arg(long, value_name = "MOUNT")]
+    pub tmpfs: Vec<String>,
+
+    /// Give the container a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+
+    /// Set a resource limit, as NAME=SOFT[:HARD] (can be repeated)
+    #[arg(long, value_name = "LIMIT")]
+    pub ulimit: Vec<String>,
+
+    /// Set the umask, in octal
+    #[arg(long, value_name = "MASK")]
+    pub umask: Option<String>,
+
+    /// Run as USER[:GROUP], names or numbers
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+
+    /// Id mapping: auto, keep-id[:uid=…,gid=…], nomap or host
+    #[arg(long, value_name = "MODE")]
+    pub userns: Option<String>,
+
+    /// UTS namespace: private or host
+    #[arg(long, value_name = "MODE")]
+    pub uts: Option<String>,
+
+    /// Mount a directory or a volume, as [SOURCE:]TARGET[:OPTIONS] (can be repeated)
+    #[arg(short, long, value_name = "VOLUME")]
+    pub volume: Vec<String>,
+
+    /// Set the working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+
+    /// The image, and the program and its arguments
+    #[arg(value_names = ["IMAGE", "COMMAND"], num_args = 1.., trailing_var_arg = true)]
+    pub words: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_there_once_or_taken_away() {
+        let env = ["A=1", "B=2", "C=3", "A=4", "B", "NONE", "D=x=y"];
+        let env = env.map(str::to_owned).to_vec();
+        assert_eq!(settled(env), ["A=4", "C=3", "D=x=y"]);
+    }
+}

@@ -1,0 +1,233 @@
+//! A container whose standard streams are the caller's: start, pass signals and the terminal, wait.
+//!
+//! One thread, one poll loop. The container lives and dies with this process.
+
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{RunOptions, copy_root, write_new};
+use crate::error::Fail;
+use crate::idmap::{Helpers, Plan};
+use crate::net::Chosen;
+use crate::paths::Store;
+use crate::stage::Order;
+use crate::stage::parent::{self, Launch, Running};
+use crate::sys;
+
+/// Starts the container and waits for its end.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(
+    store: &Store,
+    order: &Order,
+    plan: &Plan,
+    helpers: Option<&Helpers>,
+    network: &Chosen,
+    options: &RunOptions,
+    say: &mut dyn FnMut(&str),
+) -> Result<u8> {
+    let process = &order.spec.process;
+    let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
+    let stdin = (!process.interactive).then(|| null.as_fd());
+    if process.tty && process.interactive && !sys::tty::is_terminal(&std::io::stdin()) {
+        return Err(
+            Fail::usage("-t needs a terminal, and standard input is none")
+                .hint("leave -t out: -i alone takes a pipe or a file")
+                .into(),
+        );
+    }
+    let launch = Launch {
+        order,
+        plan,
+        helpers,
+        network,
+        stdio: [stdin, None, None],
+    };
+    let mut running = parent::start(&launch, say, &mut |root| {
+        copy_root(store, root, plan, helpers)
+    })?;
+    let result = supervise(&mut running, order, options);
+    if result.is_err() {
+        running.child.kill();
+    }
+    let exit = running.child.wait();
+    running.release();
+    result?;
+    Ok(exit?.code())
+}
+
+fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Result<()> {
+    if let Some(path) = &options.pidfile {
+        write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
+    }
+    let signals = sys::signal::Queue::all()?;
+    let stdin = std::io::stdin();
+    let interactive = order.spec.process.interactive;
+    let console = running.console.take();
+    // Undone when this returns, whatever happened.
+    let _raw = if console.is_some() && interactive {
+        Some(sys::tty::Raw::enter(stdin.as_fd())?)
+    } else {
+        None
+    };
+    let mut pump = match &console {
+        Some(console) => Some(Pump::new(console, interactive)?),
+        None => None,
+    };
+    loop {
+        let mut fds = vec![
+            PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(&running.child.pidfd, PollFlags::IN),
+        ];
+        if let Some(pump) = &pump {
+            fds.push(PollFd::new(pump.console, pump.console_events()));
+            if pump.wants_input() {
+                fds.push(PollFd::new(&stdin, PollFlags::IN));
+            }
+        }
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(sys::Error::new("poll()", errno).into()),
+        }
+        let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        if !happened[0].is_empty() {
+            let signal = signals.wait()?;
+            if signal.number == libc::SIGWINCH {
+                if let Some(pump) = &pump {
+                    sys::tty::copy_size(stdin.as_fd(), pump.console.as_fd());
+                }
+            } else if options.sig_proxy && signal.number != libc::SIGCHLD && !signal.from_kernel {
+                // What the terminal sends (Ctrl-C) reaches the program itself: it is in the same process group.
+                running.child.signal(signal.number)?;
+            }
+        }
+        if let Some(pump) = &mut pump {
+            if happened.get(2).is_some_and(|events| !events.is_empty()) {
+                pump.turn(happened[2])?;
+            }
+            if happened.get(3).is_some_and(|events| !events.is_empty()) {
+                pump.read_input(&stdin)?;
+            }
+        }
+        if !happened[1].is_empty() {
+            if let Some(pump) = &mut pump {
+                pump.drain()?;
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Carries bytes between the caller's terminal and the container's.
+struct Pump<'a> {
+    console: &'a OwnedFd,
+    /// Typed, not yet taken by the container.
+    pending: Vec<u8>,
+    input_open: bool,
+    output_open: bool,
+}
+
+impl<'a> Pump<'a> {
+    fn new(console: &'a OwnedFd, interactive: bool) -> Result<Self> {
+        // A program that does not read must not keep us from showing what it writes.
+        rustix::fs::fcntl_setfl(console, OFlags::RDWR | OFlags::NONBLOCK)
+            .context("preparing the terminal")?;
+        Ok(Self {
+            console,
+            pending: Vec::new(),
+            input_open: interactive,
+            output_open: true,
+        })
+    }
+
+    fn console_events(&self) -> PollFlags {
+        let read = if self.output_open {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        };
+        if self.pending.is_empty() {
+            read
+        } else {
+            read | PollFlags::OUT
+        }
+    }
+
+    fn wants_input(&self) -> bool {
+        self.input_open && self.pending.is_empty()
+    }
+
+    fn turn(&mut self, events: PollFlags) -> Result<()> {
+        if events.contains(PollFlags::OUT) {
+            self.write_pending();
+        }
+        if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            self.show()?;
+        }
+        Ok(())
+    }
+
+    fn write_pending(&mut self) {
+        match rustix::io::write(self.console, &self.pending) {
+            Ok(written) => drop(self.pending.drain(..written)),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // The container's side is gone; its end comes next.
+            Err(_) => self.pending.clear(),
+        }
+    }
+
+    /// Shows one buffer of what the container wrote; false when there is nothing now.
+    fn show(&mut self) -> Result<bool> {
+        let mut buffer = [0_u8; 16 << 10];
+        match rustix::io::read(self.console, &mut buffer) {
+            Ok(0) => self.output_open = false,
+            Ok(length) => {
+                let mut stdout = std::io::stdout().lock();
+                match stdout
+                    .write_all(&buffer[..length])
+                    .and_then(|()| stdout.flush())
+                {
+                    Ok(()) => return Ok(true),
+                    // Nobody reads any more; the program goes on, as it does under docker.
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                    Err(error) => {
+                        return Err(anyhow::Error::from(error).context("writing to the terminal"));
+                    }
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // EIO: the last process that had the terminal open is gone (pty(7)); it may be opened again.
+            Err(_) => self.output_open = false,
+        }
+        Ok(false)
+    }
+
+    fn read_input(&mut self, stdin: &std::io::Stdin) -> Result<()> {
+        let mut buffer = [0_u8; 4096];
+        match rustix::io::read(stdin, &mut buffer) {
+            Ok(0) => self.input_open = false,
+            Ok(length) => {
+                self.pending.extend_from_slice(&buffer[..length]);
+                self.write_pending();
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::IO) => self.input_open = false,
+            Err(errno) => return Err(sys::Error::new("read(standard input)", errno).into()),
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        while self.output_open && self.show()? {}
+        Ok(())
+    }
+}

@@ -1,0 +1,589 @@
+//! Which ids a container has, and how they get mapped: the user's ranges through `newuidmap` and
+//! `newgidmap`, else one id (docs/design: the ladder). Decides here, acts in [`apply`].
+
+use std::ffi::OsStr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fail;
+use crate::spec::UserNs;
+
+/// One line of an id map: `count` ids from `inner` on are `host` and following. Source: user_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// First id inside.
+    pub inner: u32,
+    /// First id on the host.
+    pub host: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// How the maps are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// By the two setuid programs.
+    Helpers,
+    /// By ourselves, one id; `setgroups` is denied.
+    Single,
+    /// By ourselves as root, all ids as they are.
+    Identity,
+}
+
+/// The id maps of one user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Lines of `uid_map`.
+    pub uids: Vec<Extent>,
+    /// Lines of `gid_map`.
+    pub gids: Vec<Extent>,
+    /// Who writes them.
+    pub how: How,
+}
+
+/// Which uid the process that sets the container up has to take on inside.
+impl Plan {
+    /// Whether several ids are there: ownership is real then.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        self.how != How::Single
+    }
+
+    /// The id inside that stands for the caller's `host` id; `None` when it is not mapped.
+    #[must_use]
+    pub fn inner_uid(&self, host: u32) -> Option<u32> {
+        inner(&self.uids, host)
+    }
+
+    /// As [`Plan::inner_uid`], for groups.
+    #[must_use]
+    pub fn inner_gid(&self, host: u32) -> Option<u32> {
+        inner(&self.gids, host)
+    }
+
+    /// Whether the group `gid` exists inside.
+    #[must_use]
+    pub fn has_gid(&self, gid: u32) -> bool {
+        self.gids
+            .iter()
+            .any(|extent| gid >= extent.inner && gid - extent.inner < extent.count)
+    }
+}
+
+fn inner(extents: &[Extent], host: u32) -> Option<u32> {
+    let extent = extents
+        .iter()
+        .find(|extent| host >= extent.host && host - extent.host < extent.count)?;
+    Some(extent.inner + (host - extent.host))
+}
+
+/// A range that the administrator has set aside: first id and count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// First id on the host.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// What the ladder has to stand on.
+#[derive(Debug)]
+pub struct Available {
+    /// Ranges of `/etc/subuid` or NSS.
+    pub uids: Vec<Range>,
+    /// Ranges of `/etc/subgid` or NSS.
+    pub gids: Vec<Range>,
+    /// Both helpers, or why not.
+    pub helpers: Result<Helpers, Fail>,
+}
+
+/// Where the two programs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Helpers {
+    /// `newuidmap`.
+    pub newuidmap: PathBuf,
+    /// `newgidmap`.
+    pub newgidmap: PathBuf,
+}
+
+impl Available {
+    /// Looks at this machine.
+    #[must_use]
+    pub fn probe() -> Self {
+        let uid = rustix::process::getuid().as_raw();
+        let names = user_names(uid);
+        let uids = ranges(Path::new("/etc/subuid"), &names, uid, "");
+        let gids = ranges(Path::new("/etc/subgid"), &names, uid, "-g");
+        Self {
+            uids,
+            gids,
+            helpers: find_helpers(),
+        }
+    }
+}
+
+/// What can be said instead of silently running with less.
+pub type Notice = Fail;
+
+/// Chooses the maps for `userns`. With less than asked for, says so in the second value.
+///
+/// # Errors
+/// When `userns` cannot be had without ranges.
+pub fn plan(userns: &UserNs, available: &Available) -> Result<(Plan, Option<Notice>)> {
+    let uid = rustix::process::getuid().as_raw();
+    let gid = rustix::process::getgid().as_raw();
+    let missing = match &available.helpers {
+        Err(fail) => Some(fail.clone()),
+        Ok(_) if available.uids.is_empty() || available.gids.is_empty() => {
+            Some(no_ranges(available))
+        }
+        Ok(_) => None,
+    };
+    let Some(missing) = missing else {
+        return Ok((ranged(userns, available, uid, gid)?, None));
+    };
+    if uid == 0 {
+        let all = vec![Extent {
+            inner: 0,
+            host: 0,
+            count: u32::MAX,
+        }];
+        let notice = Fail::unsupported(
+            "started by root without ranges in /etc/subuid: the container's ids are the host's own",
+        );
+        return Ok((
+            Plan {
+                uids: all.clone(),
+                gids: all,
+                how: How::Identity,
+            },
+            Some(notice),
+        ));
+    }
+    let (inner_uid, inner_gid) = match userns {
+        UserNs::Auto | UserNs::Host => (0, 0),
+        UserNs::KeepId {
+            uid: wanted,
+            gid: group,
+        } => (wanted.unwrap_or(uid), group.unwrap_or(gid)),
+        UserNs::NoMap => {
+            return Err(anyhow::Error::from(missing)
+                .context("--userns=nomap needs ranges of subordinate ids"));
+        }
+    };
+    let plan = Plan {
+        uids: vec![Extent {
+            inner: inner_uid,
+            host: uid,
+            count: 1,
+        }],
+        gids: vec![Extent {
+            inner: inner_gid,
+            host: gid,
+            count: 1,
+        }],
+        how: How::Single,
+    };
+    Ok((plan, Some(missing)))
+}
+
+fn no_ranges(available: &Available) -> Fail {
+    let uid = rustix::process::getuid().as_raw();
+    let name = user_names(uid)
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| uid.to_string());
+    let file = if available.uids.is_empty() {
+        "/etc/subuid"
+    } else {
+        "/etc/subgid"
+    };
+    Fail::unsupported(format!("no range of subordinate ids for `{name}` in {file}"))
+        .hint(format!("ask your administrator: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"))
+        .code("RL-S01")
+}
+
+fn ranged(userns: &UserNs, available: &Available, uid: u32, gid: u32) -> Result<Plan> {
+    let (uids, gids) = match userns {
+        UserNs::Auto | UserNs::Host => (
+            around(&available.uids, Some((0, uid))),
+            around(&available.gids, Some((0, gid))),
+        ),
+        UserNs::KeepId {
+            uid: inner_uid,
+            gid: inner_gid,
+        } => (
+            around(&available.uids, Some((inner_uid.unwrap_or(uid), uid))),
+            around(&available.gids, Some((inner_gid.unwrap_or(gid), gid))),
+        ),
+        UserNs::NoMap => (around(&available.uids, None), around(&available.gids, None)),
+    };
+    Ok(Plan {
+        uids,
+        gids,
+        how: How::Helpers,
+    })
+}
+
+/// The ranges laid out from 0 on inside, around the one id `own` = (inside, on the host) if there is one.
+fn around(ranges: &[Range], own: Option<(u32, u32)>) -> Vec<Extent> {
+    let mut extents = Vec::new();
+    let mut inner = 0_u32;
+    let mut pending = own;
+    for range in ranges {
+        let (mut first, mut count) = (range.first, range.count);
+        while count > 0 {
+            let before = match pending {
+                Some((place, host)) if place == inner => {
+                    extents.push(Extent {
+                        inner,
+                        host,
+                        count: 1,
+                    });
+                    inner += 1;
+                    pending = None;
+                    continue;
+                }
+                Some((place, _)) => count.min(place - inner),
+                None => count,
+            };
+            // The largest id there is stands for "no id".
+            let before = before.min(u32::MAX - inner);
+            if before == 0 {
+                break;
+            }
+            extents.push(Extent {
+                inner,
+                host: first,
+                count: before,
+            });
+            (inner, first, count) = (inner + before, first + before, count - before);
+        }
+    }
+    if let Some((place, host)) = pending {
+        extents.push(Extent {
+            inner: place,
+            host,
+            count: 1,
+        });
+    }
+    extents
+}
+
+/// The names a user goes by: in `/etc/passwd`, else as the environment or `id` says (LDAP, SSSD).
+fn user_names(uid: u32) -> Vec<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default(); // absent in small containers
+    let number = uid.to_string();
+    let mut names: Vec<String> = passwd
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == number).then(|| name.to_owned())
+        })
+        .collect();
+    if names.is_empty() {
+        let asked = Command::new("id").arg("-un").stderr(Stdio::null()).output();
+        names.extend(
+            asked
+                .ok()
+                .and_then(|output| String::from_utf8(output.stdout).ok())
+                .map(|name| name.trim().to_owned()),
+        );
+        names.extend(std::env::var("USER").ok());
+        names.retain(|name| !name.is_empty());
+    }
+    names
+}
+
+/// The user's ranges in `file`, by name or number; where it has none, what `getsubids` knows (NSS).
+fn ranges(file: &Path, names: &[String], uid: u32, group_flag: &str) -> Vec<Range> {
+    let text = std::fs::read(file).unwrap_or_default(); // no file, no ranges: announced by the caller
+    let found = parse_ranges(&String::from_utf8_lossy(&text), names, uid);
+    if !found.is_empty() || !uses_nss_for_subids() {
+        return found;
+    }
+    let Some(name) = names.first() else {
+        return found;
+    };
+    let mut command = Command::new("getsubids");
+    if !group_flag.is_empty() {
+        command.arg(group_flag);
+    }
+    let Ok(output) = command.arg(name).stderr(Stdio::null()).output() else {
+        return found;
+    };
+    // `0: alice 100000 65536`
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(2);
+            Some(Range {
+                first: fields.next()?.parse().ok()?,
+                count: fields.next()?.parse().ok()?,
+            })
+        })
+        .filter(|range| range.count > 0)
+        .collect()
+}
+
+fn uses_nss_for_subids() -> bool {
+    let text = std::fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    text.lines()
+        .any(|line| line.trim_start().starts_with("subid:"))
+}
+
+/// The ranges in the text of `/etc/subuid` that belong to one of `names` or to the number `uid`.
+/// Lines that make no sense are passed over, as newuidmap(1) does. Source: subuid(5).
+#[must_use]
+pub fn parse_ranges(text: &str, names: &[String], uid: u32) -> Vec<Range> {
+    let number = uid.to_string();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.trim().split(':');
+        let (Some(owner), Some(first), Some(count)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        if owner != number && !names.iter().any(|name| name == owner) {
+            continue;
+        }
+        let (Ok(first), Ok(count)) = (first.trim().parse::<u32>(), count.trim().parse::<u32>())
+        else {
+            continue;
+        };
+        // A range that reaches the end of all ids, or over the user's own id, is refused by the kernel or newuidmap.
+        let Some(end) = first.checked_add(count).filter(|end| *end < u32::MAX) else {
+            continue;
+        };
+        if count == 0 || (first..end).contains(&uid) {
+            continue;
+        }
+        let range = Range { first, count };
+        if !found.contains(&range) {
+            found.push(range);
+        }
+    }
+    found
+}
+
+/// Both helpers, found in `PATH` and able to do their work, or which of the known causes stands against it.
+///
+/// # Errors
+/// `RL-S02` when one is missing, `RL-S03` when it has no power.
+pub fn find_helpers() -> Result<Helpers, Fail> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if status.lines().any(|line| {
+        line.strip_prefix("NoNewPrivs:")
+            .is_some_and(|value| value.trim() == "1")
+    }) {
+        return Err(Fail::unsupported("this process has no_new_privs set, so newuidmap gains no rights")
+            .hint("start rl outside of the sandbox or service that set it (NoNewPrivileges=, bwrap, setpriv)")
+            .code("RL-S03"));
+    }
+    Ok(Helpers {
+        newuidmap: find_helper("newuidmap")?,
+        newgidmap: find_helper("newgidmap")?,
+    })
+}
+
+fn find_helper(name: &str) -> Result<PathBuf, Fail> {
+    let Some(path) = find_program(name) else {
+        return Err(Fail::unsupported(format!("{name} is not installed"))
+            .hint("ask your administrator for the package `uidmap` (Debian, Ubuntu) or `shadow-utils` (Fedora, RHEL, SUSE: `shadow`)")
+            .code("RL-S02"));
+    };
+    let powerless = |why: &str| {
+        Err(Fail::unsupported(format!("{} {why}", path.display()))
+            .hint(format!("ask your administrator to reinstall the package it belongs to, or: chown root:root {0} && chmod u+s {0}", path.display()))
+            .code("RL-S03"))
+    };
+    let Ok(meta) = std::fs::metadata(&path) else {
+        return powerless("cannot be looked at");
+    };
+    let setuid = meta.uid() == 0 && meta.permissions().mode() & 0o4000 != 0;
+    let mut buffer = [0_u8; 64];
+    let capability = rustix::fs::getxattr(&path, "security.capability", &mut buffer[..])
+        .is_ok_and(|length| length > 0);
+    if !setuid && !capability {
+        return powerless("is neither setuid root nor has file capabilities");
+    }
+    let nosuid = rustix::fs::statvfs(&path)
+        .is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID));
+    if nosuid {
+        return powerless("lies on a file system mounted nosuid");
+    }
+    Ok(path)
+}
+
+/// The first executable file called `name` in `PATH` and the places where system programs are.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin:/usr/sbin:/sbin".into());
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|candidate| {
+            std::fs::metadata(candidate)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+}
+
+/// Maps the ids of the process `pid`, whose user namespace is new.
+///
+/// # Errors
+/// What the helper said, or the kernel's answer to the write.
+pub fn apply(pid: rustix::process::Pid, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
+    let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+    match plan.how {
+        How::Helpers => {
+            let helpers = helpers
+                .ok_or_else(|| Fail::system("no id helpers although the plan wants them"))?;
+            run_helpers(pid, plan, helpers)
+        }
+        How::Single | How::Identity => {
+            if plan.how == How::Single {
+                // Without it the kernel refuses an unprivileged gid_map (user_namespaces(7)).
+                write(&proc.join("setgroups"), "deny")?;
+            }
+            write(&proc.join("uid_map"), &lines(&plan.uids))?;
+            write(&proc.join("gid_map"), &lines(&plan.gids))
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|error| {
+        anyhow::Error::from(error).context(
+            Fail::unsupported(format!("cannot write {}", path.display()))
+                .hint("on Ubuntu 23.10 and later AppArmor may forbid it: see `rl explain RL-U04`")
+                .code("RL-U04"),
+        )
+    })
+}
+
+fn lines(extents: &[Extent]) -> String {
+    extents
+        .iter()
+        .map(|extent| format!("{} {} {}\n", extent.inner, extent.host, extent.count))
+        .collect()
+}
+
+/// Both programs side by side: each costs a process start.
+fn run_helpers(pid: rustix::process::Pid, plan: &Plan, helpers: &Helpers) -> Result<()> {
+    let start = |program: &Path, extents: &[Extent]| {
+        let numbers = extents
+            .iter()
+            .flat_map(|extent| [extent.inner, extent.host, extent.count]);
+        Command::new(program)
+            .arg(pid.as_raw_nonzero().to_string())
+            .args(numbers.map(|number| number.to_string()))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))
+    };
+    let uid_child = start(&helpers.newuidmap, &plan.uids)?;
+    let gid_child = start(&helpers.newgidmap, &plan.gids);
+    let uid_done = uid_child
+        .wait_with_output()
+        .context("waiting for newuidmap")?;
+    let gid_done = gid_child?
+        .wait_with_output()
+        .context("waiting for newgidmap")?;
+    for (program, done) in [
+        (&helpers.newuidmap, uid_done),
+        (&helpers.newgidmap, gid_done),
+    ] {
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stderr);
+            let name = program
+                .file_name()
+                .unwrap_or(OsStr::new("?"))
+                .to_string_lossy();
+            return Err(Fail::unsupported(format!("mapping the ids: {} ({})", said.trim(), done.status))
+                .hint(format!("check your ranges in /etc/subuid and /etc/subgid, and that {name} is setuid root: rl doctor"))
+                .code("RL-S03")
+                .into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_found_by_name_and_number_and_nonsense_is_passed_over() {
+        let names = ["alice".to_owned()];
+        let text = "bob:1:2\nalice:100000:65536\n1000:300000:10\nalice:x:1\nalice:5\nalice:100000:65536\nalice:900:200\nalice:4294967000:1000\n\n";
+        let found = parse_ranges(text, &names, 1000);
+        assert_eq!(
+            found,
+            [
+                Range {
+                    first: 100_000,
+                    count: 65536
+                },
+                Range {
+                    first: 300_000,
+                    count: 10
+                }
+            ]
+        );
+    }
+
+    #[test]
+    fn the_users_own_id_stands_where_it_was_asked_for() {
+        let ranges = [
+            Range {
+                first: 100,
+                count: 10,
+            },
+            Range {
+                first: 500,
+                count: 10,
+            },
+        ];
+        let show = |own| {
+            around(&ranges, own)
+                .iter()
+                .map(|extent| format!("{}:{}:{}", extent.inner, extent.host, extent.count))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(show(Some((0, 7))), "0:7:1 1:100:10 11:500:10");
+        assert_eq!(show(Some((4, 7))), "0:100:4 4:7:1 5:104:6 11:500:10");
+        assert_eq!(show(Some((12, 7))), "0:100:10 10:500:2 12:7:1 13:502:8");
+        assert_eq!(show(Some((5000, 7))), "0:100:10 10:500:10 5000:7:1");
+        assert_eq!(show(None), "0:100:10 10:500:10");
+    }
+
+    #[test]
+    fn ids_translate_inwards() {
+        let extents = around(
+            &[Range {
+                first: 100,
+                count: 10,
+            }],
+            Some((0, 7)),
+        );
+        let plan = Plan {
+            uids: extents.clone(),
+            gids: extents,
+            how: How::Helpers,
+        };
+        assert_eq!(plan.inner_uid(7), Some(0));
+        assert_eq!(plan.inner_uid(109), Some(10));
+        assert_eq!(plan.inner_uid(110), None);
+        assert!(plan.has_gid(10) && !plan.has_gid(11));
+    }
+}

@@ -1,0 +1,910 @@
+//! Unpacks one layer: a tar stream becomes a directory that overlay can take as a lower one.
+//!
+//! The archive is hostile: every path is resolved below an open directory that none can leave. Knows
+//! nothing of compression, digests or where layers are kept. Source: OCI image specification, layer.md.
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::io::BufRead;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::entries::{Entry, Kind, Reader};
+use crate::error::Fail;
+use crate::sys;
+use crate::sys::fs::Root;
+
+/// How ownership is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ids {
+    /// As it is: a range of ids is mapped.
+    Mapped,
+    /// In `user.containers.override_stat`: only id 0 exists.
+    Single,
+}
+
+/// What was done, and what was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Entries in the archive.
+    pub entries: u64,
+    /// Bytes written to regular files.
+    pub bytes: u64,
+    /// Device nodes that were left out: an ordinary user cannot make them.
+    pub skipped_devices: u64,
+    /// Entries that no file system has, such as volume labels.
+    pub skipped_others: u64,
+    /// Extended attributes that the kernel or the file system did not take.
+    pub skipped_xattrs: u64,
+    /// Owners that could be kept nowhere (`Ids::Single` on a file system without attributes).
+    pub lost_owners: u64,
+}
+
+/// Marks a deleted name in a layer.
+const WHITEOUT: &[u8] = b".wh.";
+/// Marks a directory that hides all that lies below it.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// The attribute by which overlay mounted with `userxattr` knows an opaque directory.
+const OVERLAY_OPAQUE: &str = "user.overlay.opaque";
+/// The attribute of a file that stands for a deleted name, since Linux 6.7.
+const OVERLAY_WHITEOUT: &str = "user.overlay.whiteout";
+/// Where fuse-overlayfs and podman keep owner and mode, too.
+const OVERRIDE: &str = "user.containers.override_stat";
+/// Attributes that steer overlay file systems; none comes from a layer.
+const STEERING: [&[u8]; 4] = [
+    b"user.overlay.",
+    b"trusted.overlay.",
+    b"user.fuseoverlayfs.",
+    b"user.containers.",
+];
+/// Open parent directories that are kept.
+const CACHED: usize = 32;
+/// How often a link that leads to nowhere may lead to another.
+const LINKS: u32 = 16;
+
+/// Unpacks the archive `input` into the empty directory `into`, and reads the input to its end.
+///
+/// # Errors
+/// `Corrupt` for a damaged or impossible archive, RL-S04 for an owner that is not mapped, RL-F05 when
+/// the disk is full; the system's, with the entry's name.
+pub fn unpack(input: impl BufRead, into: &Root, ids: Ids) -> Result<Report> {
+    let mut unpacker = Unpacker::new(into, ids)?;
+    let mut reader = Reader::new(input);
+    let mut entry = Entry::default();
+    while reader.next(&mut entry).map_err(input_failed)? {
+        unpacker.report.entries += 1;
+        unpacker.place(&entry, &mut reader)?;
+    }
+    unpacker.finish()?;
+    let mut rest = reader.into_inner();
+    loop {
+        let count = rest.fill_buf().map_err(input_failed)?.len();
+        if count == 0 {
+            break;
+        }
+        rest.consume(count);
+    }
+    Ok(unpacker.report)
+}
+
+/// An error of the stream: a [`Fail`] that a reader put into it comes out as it was.
+fn input_failed(error: std::io::Error) -> anyhow::Error {
+    match error.downcast::<Fail>() {
+        Ok(fail) => fail.into(),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Fail::corrupt(format!("the layer is damaged: {error}"))
+                .hint("fetch it again, or ask whoever made the image")
+                .into()
+        }
+        Err(error) => anyhow::Error::from(error).context("reading the layer"),
+    }
+}
+
+/// `path` without `.`, `..` and empty parts, as seen from the root; empty for the root itself.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let mut clean: Vec<u8> = Vec::with_capacity(path.len());
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            // Above the root is the root.
+            b".." => {
+                let cut = clean.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+                clean.truncate(cut);
+            }
+            _ => {
+                if !clean.is_empty() {
+                    clean.push(b'/');
+                }
+                clean.extend_from_slice(part);
+            }
+        }
+    }
+    clean
+}
+
+/// Parent and name of a clean path that is not the root.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn as_path(path: &[u8]) -> &Path {
+    if path.is_empty() {
+        Path::new(".")
+    } else {
+        Path::new(OsStr::from_bytes(path))
+    }
+}
+
+fn shown(path: &[u8]) -> String {
+    format!("/{}", String::from_utf8_lossy(path).escape_debug())
+}
+
+fn mode_of(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o7777)
+}
+
+fn times(mtime: (i64, u32)) -> Timestamps {
+    let time = Timespec {
+        tv_sec: mtime.0,
+        tv_nsec: mtime.1.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+struct Unpacker<'r> {
+    root: &'r Root,
+    ids: Ids,
+    /// Bits that the process takes away from new files.
+    umask: u32,
+    /// A directory hands its group down (setgid): then every owner and mode is set explicitly.
+    inherits: bool,
+    /// Clean paths and their open directories; the oldest is replaced.
+    cache: Vec<(Vec<u8>, Rc<OwnedFd>)>,
+    oldest: usize,
+    /// Directories get their times last: what is made in them changes these.
+    directories: Vec<(Vec<u8>, (i64, u32))>,
+    /// Whether the kernel lets us make the device 0:0; known after the first try.
+    whiteout_nodes: bool,
+    report: Report,
+}
+
+impl<'r> Unpacker<'r> {
+    fn new(root: &'r Root, ids: Ids) -> Result<Self> {
+        let top = root
+            .open(Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY)
+            .context("opening the layer's directory")?;
+        // The store may lie in a shared folder that hands its group and setgid bit down.
+        if ids == Ids::Mapped {
+            let _ = rustix::fs::fchown(&top, Some(Uid::ROOT), Some(Gid::ROOT)); // ours already, but for the group
+        }
+        rustix::fs::fchmod(&top, mode_of(0o755))
+            .map_err(|errno| sys::Error::new("fchmod of the layer's directory", errno))?;
+        Ok(Self {
+            root,
+            ids,
+            umask: umask(),
+            inherits: false,
+            cache: Vec::with_capacity(CACHED),
+            oldest: 0,
+            directories: Vec::new(),
+            whiteout_nodes: true,
+            report: Report::default(),
+        })
+    }
+
+    fn place(&mut self, entry: &Entry, reader: &mut Reader<impl BufRead>) -> Result<()> {
+        let path = clean(&entry.path);
+        if path.is_empty() {
+            return self.top(entry);
+        }
+        let (parent, name) = split(&path);
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            return self.whiteout(parent, name, hidden);
+        }
+        match entry.kind {
+            Kind::Directory => self.directory(&path, entry),
+            Kind::File => self.file(&path, entry, reader),
+            Kind::HardLink => self.hard_link(&path, entry),
+            Kind::Symlink => self.symlink(&path, entry),
+            Kind::Fifo => self.fifo(&path, entry),
+            // Overlay's own sign for a deleted name; some tools leave it in their layers.
+            Kind::CharDevice if entry.device == (0, 0) => self.hide(parent, name),
+            Kind::CharDevice | Kind::BlockDevice => {
+                self.report.skipped_devices += 1;
+                Ok(())
+            }
+            Kind::Other => {
+                self.report.skipped_others += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// The entry `./`.
+    fn top(&mut self, entry: &Entry) -> Result<()> {
+        if entry.kind != Kind::Directory {
+            return Err(Fail::corrupt(format!(
+                "the layer has an entry `{}` that would replace its root directory",
+                String::from_utf8_lossy(&entry.path).escape_debug()
+            ))
+            .into());
+        }
+        let top = self
+            .root
+            .open(Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        self.owner(top.as_fd(), b"", entry)?;
+        self.mode(top.as_fd(), b"", entry.mode)?;
+        self.attributes(top.as_fd(), entry)?;
+        self.inherits |= entry.mode & 0o2000 != 0;
+        self.directories.push((Vec::new(), entry.mtime));
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let (parent, name) = split(path);
+        let parent = self.open_dir(parent)?;
+        let name = OsStr::from_bytes(name);
+        let mut opaque = false;
+        let mut fresh = true;
+        loop {
+            match rustix::fs::mkdirat(&*parent, name, mode_of(entry.mode & 0o1777)) {
+                Ok(()) => break,
+                Err(Errno::EXIST) => {
+                    if let Some(stat) = stat_of(parent.as_fd(), name) {
+                        // What it holds stays; owner, mode and times are the newer entry's.
+                        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                            fresh = false;
+                            break;
+                        }
+                        opaque = is_whiteout(parent.as_fd(), name, &stat);
+                    }
+                    self.remove(parent.as_fd(), path)?;
+                }
+                Err(errno) => return Err(self.failed("mkdirat", path, errno)),
+            }
+        }
+        // Few directories of an image need more than mkdir: no descriptor is opened for the others.
+        let plain = fresh
+            && !opaque
+            && !self.inherits
+            && (entry.uid, entry.gid) == (0, 0)
+            && entry.xattrs.is_empty()
+            && entry.mode & (self.umask | 0o6000) == 0;
+        if !plain {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let dir = rustix::fs::openat(&*parent, name, flags, Mode::empty())
+                .map_err(|errno| self.failed("openat", path, errno))?;
+            self.owner(dir.as_fd(), path, entry)?;
+            self.mode(dir.as_fd(), path, entry.mode)?;
+            self.attributes(dir.as_fd(), entry)?;
+            if opaque {
+                self.opaque(dir.as_fd(), path)?;
+            }
+            self.inherits |= entry.mode & 0o2000 != 0;
+        }
+        self.directories.push((path.to_vec(), entry.mtime));
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        path: &[u8],
+        entry: &Entry,
+        reader: &mut Reader<impl BufRead>,
+    ) -> Result<()> {
+        let (parent, name) = split(path);
+        let parent = self.open_dir(parent)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = self.make(parent.as_fd(), path, "openat", || {
+            rustix::fs::openat(
+                &*parent,
+                OsStr::from_bytes(name),
+                flags,
+                mode_of(entry.mode & 0o777),
+            )
+        })?;
+        match &entry.extents {
+            None => self.copy(reader, file.as_fd(), path, u64::MAX)?,
+            Some(extents) => {
+                rustix::fs::ftruncate(&file, entry.size)
+                    .map_err(|errno| self.failed("ftruncate", path, errno))?;
+                for extent in extents {
+                    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(extent.offset))
+                        .map_err(|errno| self.failed("lseek", path, errno))?;
+                    self.copy(reader, file.as_fd(), path, extent.length)?;
+                }
+            }
+        }
+        // In this order: writing and chown take setuid bits and file capabilities away.
+        self.owner(file.as_fd(), path, entry)?;
+        if self.inherits || entry.mode & (self.umask | 0o7000) != 0 {
+            self.mode(file.as_fd(), path, entry.mode)?;
+        }
+        self.attributes(file.as_fd(), entry)?;
+        rustix::fs::futimens(&file, &times(entry.mtime))
+            .map_err(|errno| self.failed("futimens", path, errno))?;
+        Ok(())
+    }
+
+    /// Writes at most `most` bytes of the entry's data at the file's position.
+    fn copy(
+        &mut self,
+        reader: &mut Reader<impl BufRead>,
+        file: BorrowedFd<'_>,
+        path: &[u8],
+        mut most: u64,
+    ) -> Result<()> {
+        while most > 0 {
+            let chunk = reader.chunk().map_err(|error| {
+                input_failed(error).context(format!("unpacking `{}`", shown(path)))
+            })?;
+            if chunk.is_empty() {
+                break;
+            }
+            let chunk = &chunk[..chunk.len().min(usize::try_from(most).unwrap_or(usize::MAX))];
+            match rustix::io::write(file, chunk) {
+                Ok(count) => {
+                    reader.consume(count);
+                    most -= count as u64;
+                    self.report.bytes += count as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.failed("write", path, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let target = clean(&entry.link);
+        let (parent, name) = split(path);
+        if target == path {
+            return Ok(());
+        }
+        let dangling = |why: &str| {
+            Fail::corrupt(format!(
+                "the layer's hard link `{}` points to `{}`, {why}",
+                shown(path),
+                shown(&target)
+            ))
+        };
+        if target.is_empty() {
+            return Err(dangling("which is a directory").into());
+        }
+        let parent = self.open_dir(parent)?;
+        let (target_parent, target_name) = split(&target);
+        // The parent of the target is never made: a link to nothing fails below.
+        let from = match self.cached(target_parent) {
+            Some(dir) => dir,
+            None => match self
+                .root
+                .open(as_path(target_parent), OFlags::PATH | OFlags::DIRECTORY)
+            {
+                Ok(dir) => Rc::new(dir),
+                Err(sys::Error {
+                    errno: Errno::NOENT | Errno::NOTDIR | Errno::LOOP,
+                    ..
+                }) => return Err(dangling("which the layer does not have").into()),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let link = || {
+            // No AT_SYMLINK_FOLLOW: a link to a symbolic link is another name of that.
+            rustix::fs::linkat(
+                &*from,
+                OsStr::from_bytes(target_name),
+                &*parent,
+                OsStr::from_bytes(name),
+                AtFlags::empty(),
+            )
+        };
+        let made = match link() {
+            Err(Errno::EXIST) => {
+                self.remove(parent.as_fd(), path)?;
+                link()
+            }
+            made => made,
+        };
+        match made {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                Err(dangling("which the layer does not have").into())
+            }
+            Err(Errno::PERM)
+                if stat_of(from.as_fd(), OsStr::from_bytes(target_name)).is_some_and(|stat| {
+                    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+                }) =>
+            {
+                Err(dangling("which is a directory").into())
+            }
+            Err(errno) => Err(self.failed("linkat", path, errno)),
+        }
+    }
+
+    fn symlink(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let (parent, name) = split(path);
+        let parent = self.open_dir(parent)?;
+        if entry.link.is_empty() {
+            return Err(Fail::corrupt(format!(
+                "the layer's link `{}` points to nothing",
+                shown(path)
+            ))
+            .into());
+        }
+        let name = OsStr::from_bytes(name);
+        self.make(parent.as_fd(), path, "symlinkat", || {
+            rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), &*parent, name)
+        })?;
+        self.owner_at(parent.as_fd(), path, entry)?;
+        self.report.skipped_xattrs += entry.xattrs.len() as u64;
+        rustix::fs::utimensat(
+            &*parent,
+            name,
+            &times(entry.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|errno| self.failed("utimensat", path, errno))
+    }
+
+    fn fifo(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let (parent, name) = split(path);
+        let parent = self.open_dir(parent)?;
+        let name = OsStr::from_bytes(name);
+        self.make(parent.as_fd(), path, "mknodat", || {
+            rustix::fs::mknodat(
+                &*parent,
+                name,
+                FileType::Fifo,
+                mode_of(entry.mode & 0o777),
+                0,
+            )
+        })?;
+        self.owner_at(parent.as_fd(), path, entry)?;
+        // The name was made just now and nobody else writes here: it is no link.
+        rustix::fs::chmodat(&*parent, name, mode_of(entry.mode), AtFlags::empty())
+            .map_err(|errno| self.failed("fchmodat", path, errno))?;
+        rustix::fs::utimensat(
+            &*parent,
+            name,
+            &times(entry.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|errno| self.failed("utimensat", path, errno))
+    }
+
+    /// `.wh.HIDDEN` in `parent`: the lower layers' `HIDDEN` is gone, this layer's own stays.
+    fn whiteout(&mut self, parent: &[u8], name: &[u8], hidden: &[u8]) -> Result<()> {
+        if name == OPAQUE {
+            let dir = self.open_dir(parent)?;
+            let dir = reopen(dir.as_fd()).map_err(|errno| self.failed("openat", parent, errno))?;
+            return self.opaque(dir.as_fd(), parent);
+        }
+        // Aufs kept notes of its own under this prefix.
+        if hidden.starts_with(WHITEOUT) {
+            self.report.skipped_others += 1;
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(Fail::corrupt(format!(
+                "the layer has a whiteout without a name, `{}`",
+                shown(parent)
+            ))
+            .into());
+        }
+        self.hide(parent, hidden)
+    }
+
+    /// Puts a whiteout in the place of `name`, unless this layer has something there.
+    fn hide(&mut self, parent: &[u8], name: &[u8]) -> Result<()> {
+        let dir = self.open_dir(parent)?;
+        let at = OsStr::from_bytes(name);
+        let mut path = parent.to_vec();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        if self.whiteout_nodes {
+            // Anybody may make this one device since Linux 5.8 (mknod(2)).
+            match rustix::fs::mknodat(&*dir, at, FileType::CharacterDevice, Mode::empty(), 0) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST) => return self.hide_below(dir.as_fd(), &path),
+                Err(Errno::PERM) => self.whiteout_nodes = false,
+                Err(errno) => return Err(self.failed("mknodat", &path, errno)),
+            }
+        }
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&*dir, at, flags, mode_of(0o600)) {
+            Ok(file) => file,
+            Err(Errno::EXIST) => return self.hide_below(dir.as_fd(), &path),
+            Err(errno) => return Err(self.failed("openat", &path, errno)),
+        };
+        rustix::fs::fsetxattr(&file, OVERLAY_WHITEOUT, b"y", XattrFlags::empty())
+            .map_err(|errno| self.failed("fsetxattr", &path, errno))?;
+        // Overlay looks for such files only in directories that say so.
+        let dir = reopen(dir.as_fd()).map_err(|errno| self.failed("openat", parent, errno))?;
+        match rustix::fs::fsetxattr(&dir, OVERLAY_OPAQUE, b"x", XattrFlags::CREATE) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(self.failed("fsetxattr", parent, errno)),
+        }
+    }
+
+    /// This layer has something at `path`: as a directory, it no longer shows what lies below it.
+    fn hide_below(&mut self, parent: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+        let (_, name) = split(path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::empty()) {
+            Ok(dir) => self.opaque(dir.as_fd(), path),
+            Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            Err(errno) => Err(self.failed("openat", path, errno)),
+        }
+    }
+
+    fn opaque(&self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+        rustix::fs::fsetxattr(dir, OVERLAY_OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| {
+            let error = self.failed("fsetxattr", path, errno);
+            if errno == Errno::NOTSUP {
+                return error.context(
+                    Fail::unsupported("the file system of the store has no extended attributes")
+                        .hint("name another place with --root DIR or RL_ROOT")
+                        .code("RL-F03"),
+                );
+            }
+            error
+        })
+    }
+
+    /// Runs `call`, which makes `path`; what stood there before is removed.
+    fn make<T>(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        path: &[u8],
+        name: &str,
+        call: impl Fn() -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        let made = match call() {
+            Err(Errno::EXIST) => {
+                self.remove(parent, path)?;
+                call()
+            }
+            made => made,
+        };
+        made.map_err(|errno| self.failed(name, path, errno))
+    }
+
+    /// Removes what stands at `path`, and forgets all that was known of places below.
+    fn remove(&mut self, parent: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+        let (_, name) = split(path);
+        sys::fs::remove_tree(parent, OsStr::from_bytes(name))
+            .with_context(|| format!("replacing `{}`", shown(path)))?;
+        // Links may lead here under other names, so all goes.
+        self.cache.clear();
+        self.oldest = 0;
+        Ok(())
+    }
+
+    fn cached(&self, path: &[u8]) -> Option<Rc<OwnedFd>> {
+        self.cache
+            .iter()
+            .find(|(known, _)| known == path)
+            .map(|(_, dir)| Rc::clone(dir))
+    }
+
+    /// The directory at the clean path `path`, made with all above it where it is missing.
+    fn open_dir(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>> {
+        if let Some(dir) = self.cached(path) {
+            return Ok(dir);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let dir = match self.root.open(as_path(path), flags) {
+            Ok(dir) => dir,
+            Err(sys::Error {
+                errno: Errno::NOENT | Errno::NOTDIR,
+                ..
+            }) => {
+                self.make_dirs(path, LINKS)?;
+                self.root
+                    .open(as_path(path), flags)
+                    .map_err(|error| self.failed("openat2", path, error.errno))?
+            }
+            Err(error) => return Err(self.failed("openat2", path, error.errno)),
+        };
+        Ok(self.remember(path, dir))
+    }
+
+    fn remember(&mut self, path: &[u8], dir: OwnedFd) -> Rc<OwnedFd> {
+        let dir = Rc::new(dir);
+        let known = (path.to_vec(), Rc::clone(&dir));
+        if self.cache.len() < CACHED {
+            self.cache.push(known);
+        } else {
+            self.cache[self.oldest] = known;
+            self.oldest = (self.oldest + 1) % CACHED;
+        }
+        dir
+    }
+
+    /// Makes the missing directories of `path`; a link that leads to nowhere gets its target made, inside.
+    fn make_dirs(&mut self, path: &[u8], links: u32) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let ends = (0..path.len())
+            .filter(|at| path[*at] == b'/')
+            .chain([path.len()]);
+        for end in ends {
+            let prefix = &path[..end];
+            match self.root.open(as_path(prefix), flags) {
+                Ok(_) => continue,
+                Err(sys::Error {
+                    errno: Errno::NOENT | Errno::NOTDIR,
+                    ..
+                }) => {}
+                Err(error) => return Err(self.failed("openat2", prefix, error.errno)),
+            }
+            let (above, name) = split(prefix);
+            let name = OsStr::from_bytes(name);
+            let parent = self
+                .root
+                .open(as_path(above), flags)
+                .map_err(|error| self.failed("openat2", above, error.errno))?;
+            let hidden = match stat_of(parent.as_fd(), name) {
+                None => false,
+                Some(stat) if is_whiteout(parent.as_fd(), name, &stat) => {
+                    self.remove(parent.as_fd(), prefix)?;
+                    true
+                }
+                Some(stat)
+                    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink && links > 0 =>
+                {
+                    let target = rustix::fs::readlinkat(&parent, name, Vec::new())
+                        .map_err(|errno| self.failed("readlinkat", prefix, errno))?;
+                    let target = target.to_bytes();
+                    let target = if target.starts_with(b"/") {
+                        clean(target)
+                    } else {
+                        clean(&[above, b"/", target].concat())
+                    };
+                    self.make_dirs(&target, links - 1)?;
+                    continue;
+                }
+                Some(_) => {
+                    return Err(Fail::corrupt(format!(
+                        "the layer has entries below `{}`, which is not a directory",
+                        shown(prefix)
+                    ))
+                    .into());
+                }
+            };
+            rustix::fs::mkdirat(&parent, name, mode_of(0o755))
+                .map_err(|errno| self.failed("mkdirat", prefix, errno))?;
+            if hidden || self.inherits || self.umask & 0o755 != 0 {
+                let dir = self
+                    .root
+                    .open(as_path(prefix), OFlags::RDONLY | OFlags::DIRECTORY)?;
+                if self.inherits && self.ids == Ids::Mapped {
+                    rustix::fs::fchown(&dir, Some(Uid::ROOT), Some(Gid::ROOT))
+                        .map_err(|errno| self.failed("fchown", prefix, errno))?;
+                }
+                self.mode(dir.as_fd(), prefix, 0o755)?;
+                if hidden {
+                    self.opaque(dir.as_fd(), prefix)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the open file its owner, or notes it down where that is impossible.
+    fn owner(&mut self, file: BorrowedFd<'_>, path: &[u8], entry: &Entry) -> Result<()> {
+        match self.ids {
+            Ids::Mapped => {
+                let Some((uid, gid)) = self.owner_to_set(path, entry)? else {
+                    return Ok(());
+                };
+                rustix::fs::fchown(file, Some(uid), Some(gid))
+                    .map_err(|errno| self.chown_failed(path, entry, errno))
+            }
+            Ids::Single => {
+                if (entry.uid, entry.gid) == (0, 0) {
+                    return Ok(());
+                }
+                let note = format!("{}:{}:0{:o}", entry.uid, entry.gid, entry.mode);
+                match rustix::fs::fsetxattr(file, OVERRIDE, note.as_bytes(), XattrFlags::empty()) {
+                    Ok(()) => Ok(()),
+                    Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {
+                        self.report.lost_owners += 1;
+                        Ok(())
+                    }
+                    Err(errno) => Err(self.failed("fsetxattr", path, errno)),
+                }
+            }
+        }
+    }
+
+    /// As [`Unpacker::owner`], for what cannot be opened: links and FIFOs, which take no attribute either.
+    fn owner_at(&mut self, parent: BorrowedFd<'_>, path: &[u8], entry: &Entry) -> Result<()> {
+        if self.ids == Ids::Single {
+            return Ok(());
+        }
+        let Some((uid, gid)) = self.owner_to_set(path, entry)? else {
+            return Ok(());
+        };
+        let (_, name) = split(path);
+        rustix::fs::chownat(
+            parent,
+            OsStr::from_bytes(name),
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|errno| self.chown_failed(path, entry, errno))
+    }
+
+    /// `None` when the file has the right owner from its birth.
+    fn owner_to_set(&self, path: &[u8], entry: &Entry) -> Result<Option<(Uid, Gid)>> {
+        if (entry.uid, entry.gid) == (0, 0) && !self.inherits {
+            return Ok(None);
+        }
+        let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+        match (id(entry.uid), id(entry.gid)) {
+            (Some(uid), Some(gid)) => Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid)))),
+            _ => Err(self.chown_failed(path, entry, Errno::INVAL)),
+        }
+    }
+
+    fn chown_failed(&self, path: &[u8], entry: &Entry, errno: Errno) -> anyhow::Error {
+        if errno != Errno::INVAL {
+            return self.failed("fchown", path, errno);
+        }
+        Fail::unsupported(format!(
+            "`{}` belongs to user {} and group {}, which your id ranges do not reach",
+            shown(path),
+            entry.uid,
+            entry.gid
+        ))
+        .hint("ask your administrator for larger ranges in /etc/subuid and /etc/subgid (`rl doctor` shows the line)")
+        .code("RL-S04")
+        .into()
+    }
+
+    fn mode(&self, file: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<()> {
+        rustix::fs::fchmod(file, mode_of(mode)).map_err(|errno| self.failed("fchmod", path, errno))
+    }
+
+    /// Sets the entry's extended attributes; what is refused is counted.
+    fn attributes(&mut self, file: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
+        for (name, value) in &entry.xattrs {
+            if STEERING.iter().any(|prefix| name.starts_with(prefix)) {
+                self.report.skipped_xattrs += 1;
+                continue;
+            }
+            let name = OsStr::from_bytes(name);
+            if rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()).is_err() {
+                self.report.skipped_xattrs += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the times of all directories.
+    fn finish(&mut self) -> Result<()> {
+        for (path, mtime) in std::mem::take(&mut self.directories) {
+            let done = if path.is_empty() {
+                reopen(self.root.as_fd()).and_then(|top| rustix::fs::futimens(&top, &times(mtime)))
+            } else {
+                let (parent, name) = split(&path);
+                // Opened, not made: a directory that was replaced since has no times to get.
+                let dir = match self.cached(parent) {
+                    Some(dir) => Ok(dir),
+                    None => self
+                        .root
+                        .open(as_path(parent), OFlags::PATH | OFlags::DIRECTORY)
+                        .map(|dir| self.remember(parent, dir))
+                        .map_err(|error| error.errno),
+                };
+                dir.and_then(|dir| {
+                    let name = OsStr::from_bytes(name);
+                    rustix::fs::utimensat(&*dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+                })
+            };
+            match done {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return Err(self.failed("utimensat", &path, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// An error of the system about `path`, with what can be done when the disk is full.
+    fn failed(&self, call: &str, path: &[u8], errno: Errno) -> anyhow::Error {
+        let error =
+            anyhow::Error::from(sys::Error::new(format!("{call}({:?})", shown(path)), errno));
+        match errno {
+            Errno::NOSPC | Errno::DQUOT => {
+                error.context(disk_full(self.root.as_fd(), &shown(path), errno))
+            }
+            Errno::NAMETOOLONG | Errno::ILSEQ => {
+                error.context(Fail::corrupt("the layer has a name that no file can have"))
+            }
+            _ => error,
+        }
+    }
+}
+
+/// The failure for a full disk or an exhausted quota: what was written, and what is left there.
+pub fn disk_full(place: BorrowedFd<'_>, path: &str, errno: Errno) -> Fail {
+    let what = if errno == Errno::DQUOT {
+        "your quota is used up"
+    } else {
+        "the disk is full"
+    };
+    let left = rustix::fs::fstatvfs(place).map_or(String::new(), |stat| {
+        format!(
+            " ({} bytes and {} files left)",
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+            stat.f_favail
+        )
+    });
+    Fail::system(format!("{what} while writing `{path}`{left}"))
+        .hint("remove images you do not need with `rl rmi`, or name another place with --root DIR or RL_ROOT")
+        .code("RL-F05")
+}
+
+fn stat_of(parent: BorrowedFd<'_>, name: &OsStr) -> Option<rustix::fs::Stat> {
+    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).ok() // nothing there: the caller makes it
+}
+
+/// Either form of whiteout.
+fn is_whiteout(parent: BorrowedFd<'_>, name: &OsStr, stat: &rustix::fs::Stat) -> bool {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::CharacterDevice {
+        return stat.st_rdev == 0;
+    }
+    if kind != FileType::RegularFile || stat.st_size != 0 {
+        return false;
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty()).is_ok_and(|file| {
+        rustix::fs::fgetxattr(&file, OVERLAY_WHITEOUT, &mut [0_u8; 8][..]).is_ok()
+    })
+}
+
+/// The directory behind an `O_PATH` descriptor, for the calls that refuse such ones.
+fn reopen(dir: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, ".", flags, Mode::empty())
+}
+
+/// The umask of this process, read without changing it; all bits where that is impossible.
+fn umask() -> u32 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok() // no /proc: every mode is then set explicitly
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o777)
+}

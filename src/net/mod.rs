@@ -1,0 +1,277 @@
+//! How a container reaches the world: which helper, when it is ready, and the names it can look up.
+
+pub mod names;
+mod pasta;
+mod slirp;
+
+use std::ffi::CString;
+use std::io::{Read as _, Seek as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::error::Fail;
+use crate::idmap::find_program;
+use crate::spec::Network;
+use crate::sys;
+use crate::sys::process::{Child, Tied};
+
+/// What was chosen for one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chosen {
+    /// The host's own network.
+    Host,
+    /// Loopback only.
+    None,
+    /// pasta, at this path.
+    Pasta {
+        /// Absolute path.
+        program: PathBuf,
+        /// The user's own words for it.
+        options: Vec<String>,
+    },
+    /// slirp4netns, at this path.
+    Slirp {
+        /// Absolute path.
+        program: PathBuf,
+        /// `key=value`.
+        options: Vec<String>,
+    },
+}
+
+impl Chosen {
+    /// Whether the container gets a network namespace of its own.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        !matches!(self, Chosen::Host)
+    }
+
+    /// Whether a helper carries its packets.
+    #[must_use]
+    pub fn has_helper(&self) -> bool {
+        matches!(self, Chosen::Pasta { .. } | Chosen::Slirp { .. })
+    }
+}
+
+/// Chooses for `network`; what had to be given up is in the second value.
+///
+/// # Errors
+/// `RL-N01`, `RL-N02` when what was asked for by name cannot be had.
+pub fn choose(network: &Network) -> Result<(Chosen, Option<Fail>)> {
+    match network {
+        Network::Host => Ok((Chosen::Host, None)),
+        Network::None => Ok((Chosen::None, None)),
+        Network::Pasta { options } => {
+            tun()?;
+            let program =
+                find_program("pasta").ok_or_else(|| missing("pasta is not installed", "passt"))?;
+            Ok((
+                Chosen::Pasta {
+                    program,
+                    options: options.clone(),
+                },
+                None,
+            ))
+        }
+        Network::Slirp4netns { options } => {
+            tun()?;
+            let program = find_program("slirp4netns")
+                .ok_or_else(|| missing("slirp4netns is not installed", "slirp4netns"))?;
+            slirp::check(options)?;
+            Ok((
+                Chosen::Slirp {
+                    program,
+                    options: options.clone(),
+                },
+                None,
+            ))
+        }
+        Network::Auto => Ok(automatic()),
+        Network::Container { .. } | Network::Path { .. } => {
+            Err(Fail::unsupported("joining another network namespace is not built yet").into())
+        }
+    }
+}
+
+fn automatic() -> (Chosen, Option<Fail>) {
+    let why = match tun() {
+        Ok(()) => match (find_program("pasta"), find_program("slirp4netns")) {
+            (Some(program), _) => {
+                return (
+                    Chosen::Pasta {
+                        program,
+                        options: Vec::new(),
+                    },
+                    None,
+                );
+            }
+            (None, Some(program)) => {
+                return (
+                    Chosen::Slirp {
+                        program,
+                        options: Vec::new(),
+                    },
+                    None,
+                );
+            }
+            (None, None) => missing("neither pasta nor slirp4netns is installed", "passt"),
+        },
+        Err(fail) => fail,
+    };
+    (Chosen::Host, Some(why))
+}
+
+fn missing(what: &str, package: &str) -> Fail {
+    Fail::unsupported(format!("no network helper: {what}"))
+        .hint(format!(
+            "ask your administrator for the package `{package}`"
+        ))
+        .hint("or run with --network host or --network none")
+        .code("RL-N02")
+}
+
+fn tun() -> Result<(), Fail> {
+    let device = "/dev/net/tun";
+    let opened = rustix::fs::open(
+        device,
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    );
+    opened.map(drop).map_err(|errno| {
+        let error = sys::Error::new(format!("open({device:?})"), errno);
+        Fail::unsupported(format!("a network of its own needs {device}: {error}"))
+            .hint("ask your administrator: modprobe tun && chmod 0666 /dev/net/tun")
+            .hint("or run with --network host or --network none")
+            .code("RL-N01")
+    })
+}
+
+/// A helper at work.
+#[derive(Debug)]
+pub struct Uplink {
+    /// The process.
+    pub child: Child,
+    name: &'static str,
+    ready: Ready,
+    stderr: std::fs::File,
+    /// slirp4netns ends when this closes.
+    _exit: Option<OwnedFd>,
+}
+
+/// How a helper tells that it is ready.
+#[derive(Debug)]
+enum Ready {
+    /// A byte arrives here.
+    Byte(OwnedFd),
+}
+
+/// Starts the helper for the process `pid`, if the choice has one. It does not wait.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start(chosen: &Chosen, pid: rustix::process::Pid) -> Result<Option<Uplink>> {
+    match chosen {
+        Chosen::Host | Chosen::None => Ok(None),
+        Chosen::Pasta { program, options } => pasta::start(program, options, pid).map(Some),
+        Chosen::Slirp { program, options } => slirp::start(program, options, pid).map(Some),
+    }
+}
+
+impl Uplink {
+    /// Waits until packets can flow.
+    ///
+    /// # Errors
+    /// When the helper ends instead; with its own words.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let Ready::Byte(ready) = &self.ready;
+        loop {
+            let mut fds = [
+                PollFd::new(ready, PollFlags::IN),
+                PollFd::new(&self.child.pidfd, PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => return Err(sys::Error::new("poll(network helper)", errno).into()),
+            }
+            let (told, ended) = (fds[0].revents(), fds[1].revents());
+            if told.contains(PollFlags::IN) {
+                let mut byte = [0_u8; 32];
+                let length = rustix::io::read(ready, &mut byte)
+                    .context("listening to the network helper")?;
+                if length > 0 {
+                    return Ok(());
+                }
+            }
+            if !ended.is_empty() {
+                let exit = self.child.wait()?;
+                return Err(self.failure(&format!("{exit:?}")).into());
+            }
+            if told.contains(PollFlags::HUP) && !told.contains(PollFlags::IN) {
+                // The pipe is closed but the helper lives on for a moment: its end says why.
+                let exit = self.child.wait()?;
+                return Err(self.failure(&format!("{exit:?}")).into());
+            }
+        }
+    }
+
+    fn failure(&mut self, exit: &str) -> Fail {
+        let mut said = String::new();
+        let read = self
+            .stderr
+            .seek(std::io::SeekFrom::Start(0))
+            .and_then(|_| self.stderr.by_ref().take(4096).read_to_string(&mut said));
+        if read.is_err() {
+            said = "(its words could not be read)".to_owned();
+        }
+        let said = said
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.contains("syslog"))
+            .collect::<Vec<_>>()
+            .join("; ");
+        Fail::unsupported(format!("{} could not set up the network: {said} ({exit})", self.name))
+            .hint("try the other helper (--network slirp4netns or --network pasta), --network host, or --network none")
+            .code("RL-N02")
+    }
+
+    /// Ends the helper.
+    pub fn stop(self) {
+        self.child.kill();
+        let _ = self.child.wait(); // it is gone either way
+    }
+}
+
+/// A helper's process: tied to this one, its standard error kept for messages.
+fn spawn(
+    program: &Path,
+    words: &[String],
+    keep: &[std::os::fd::BorrowedFd<'_>],
+) -> Result<(Child, std::fs::File)> {
+    let doing = || format!("starting {}", program.display());
+    let path = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(program.as_os_str()))
+        .with_context(doing)?;
+    let argv: Vec<CString> = std::iter::once(Ok(path.clone()))
+        .chain(words.iter().map(|word| CString::new(word.as_str())))
+        .collect::<Result<_, _>>()
+        .with_context(doing)?;
+    let stderr = std::fs::File::from(
+        rustix::fs::memfd_create("stderr", rustix::fs::MemfdFlags::CLOEXEC).with_context(doing)?,
+    );
+    let null = sys::fs::open_trusted(Path::new("/dev/null"), rustix::fs::OFlags::RDWR)?;
+    let env = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    let child = sys::process::spawn_tied(&Tied {
+        program: &path,
+        argv: &argv,
+        env: &env,
+        null: null.as_fd(),
+        stderr: stderr.as_fd(),
+        keep,
+        join: &[],
+        own_mounts: false,
+    })
+    .with_context(doing)?;
+    Ok((child, stderr))
+}

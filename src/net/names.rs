@@ -1,0 +1,241 @@
+//! The texts of `/etc/hosts` and `/etc/resolv.conf` for one container. Pure but for [`Host::read`].
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use super::{Chosen, pasta, slirp};
+use crate::error::Fail;
+use crate::spec::Names;
+
+/// What the host has.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// `/etc/hosts`.
+    pub hosts: String,
+    /// The address that packets leave from.
+    pub address: Option<IpAddr>,
+}
+
+impl Host {
+    /// Reads the two files; one that is not there is empty.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            address: outgoing_address(),
+        }
+    }
+}
+
+/// The address of the interface with the default route: a connected UDP socket sends nothing.
+fn outgoing_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // TEST-NET-3 (RFC 5737): any address that only a default route leads to.
+    let somewhere = std::net::SocketAddr::from(([203, 0, 113, 1], 9));
+    socket.connect(somewhere).ok()?; // no route, no address
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+/// The text of `/etc/resolv.conf`.
+#[must_use]
+pub fn resolv_conf(names: &Names, chosen: &Chosen, host: &Host) -> String {
+    let words = |key: &str| -> Vec<&str> {
+        let lines = host
+            .resolv_conf
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(key));
+        lines.flat_map(str::split_whitespace).collect()
+    };
+    let mut text = String::new();
+    let search: Vec<&str> = if names.search.is_empty() {
+        words("search ")
+    } else {
+        names
+            .search
+            .iter()
+            .map(String::as_str)
+            .filter(|domain| *domain != ".")
+            .collect()
+    };
+    if !search.is_empty() {
+        let _ = writeln!(text, "search {}", search.join(" "));
+    }
+    for server in servers(names, chosen, &host.resolv_conf) {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    let options: Vec<&str> = if names.options.is_empty() {
+        words("options ")
+    } else {
+        names.options.iter().map(String::as_str).collect()
+    };
+    if !options.is_empty() {
+        let _ = writeln!(text, "options {}", options.join(" "));
+    }
+    text
+}
+
+fn name_servers(resolv_conf: &str) -> impl Iterator<Item = &str> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.split_whitespace().next())
+}
+
+/// The host's name servers that do not listen on its loopback only, as systemd-resolved's does.
+#[must_use]
+pub fn reachable_servers(resolv_conf: &str) -> Vec<String> {
+    name_servers(resolv_conf)
+        .filter(|server| {
+            !server
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+fn servers(names: &Names, chosen: &Chosen, resolv_conf: &str) -> Vec<String> {
+    if !names.dns.is_empty() {
+        return names.dns.iter().map(ToString::to_string).collect();
+    }
+    match chosen {
+        Chosen::Host => name_servers(resolv_conf).map(str::to_owned).collect(),
+        Chosen::None => Vec::new(),
+        // Its own resolver asks the host's, wherever that listens.
+        Chosen::Slirp { .. } => vec![slirp::DNS.to_string()],
+        Chosen::Pasta { .. } => {
+            let reachable = reachable_servers(resolv_conf);
+            if reachable.is_empty() {
+                vec![pasta::DNS.to_string()]
+            } else {
+                reachable
+            }
+        }
+    }
+}
+
+/// The text of `/etc/hosts`.
+///
+/// # Errors
+/// When `--add-host NAME:host-gateway` means nothing on this network.
+pub fn hosts(
+    names: &Names,
+    chosen: &Chosen,
+    host: &Host,
+    hostname: Option<&str>,
+) -> Result<String, Fail> {
+    let mut text = String::new();
+    if *chosen == Chosen::Host {
+        text.push_str(&host.hosts);
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+    } else {
+        text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        text.push_str("fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n");
+    }
+    for (name, address) in &names.hosts {
+        let address = if address == "host-gateway" {
+            gateway(chosen, name)?
+        } else {
+            address.clone()
+        };
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    let own = match chosen {
+        Chosen::Slirp { .. } => Some(IpAddr::V4(slirp::ADDRESS)),
+        Chosen::Pasta { .. } => host.address,
+        Chosen::None => Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+        Chosen::Host => None,
+    };
+    if let (Some(address), Some(hostname)) = (own, hostname) {
+        let _ = writeln!(text, "{address}\t{hostname}");
+    }
+    Ok(text)
+}
+
+fn gateway(chosen: &Chosen, name: &str) -> Result<String, Fail> {
+    match chosen {
+        Chosen::Slirp { .. } => Ok(slirp::GATEWAY.to_string()),
+        Chosen::Host => Ok("127.0.0.1".to_owned()),
+        Chosen::Pasta { .. } | Chosen::None => Err(Fail::unsupported(format!(
+            "`{name}:host-gateway`: the host has no address that this network can reach"
+        ))
+        .hint("use --network slirp4netns:allow_host_loopback=true, where it is 10.0.2.2")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pasta() -> Chosen {
+        Chosen::Pasta {
+            program: "/usr/bin/pasta".into(),
+            options: Vec::new(),
+        }
+    }
+
+    fn host(resolv_conf: &str) -> Host {
+        Host {
+            resolv_conf: resolv_conf.to_owned(),
+            hosts: "127.0.0.1 box\n".to_owned(),
+            address: "192.0.2.7".parse().ok(),
+        }
+    }
+
+    #[test]
+    fn name_servers_are_those_the_container_can_reach() {
+        let plain = "# c\nsearch a b\nnameserver 9.9.9.9\nnameserver 127.0.0.53\noptions edns0\n";
+        let stub = "nameserver 127.0.0.53\n";
+        let own = Names {
+            dns: vec!["1.1.1.1".parse().unwrap()],
+            search: vec![".".to_owned()],
+            ..Names::default()
+        };
+        for (names, chosen, text, expected) in [
+            (
+                Names::default(),
+                pasta(),
+                plain,
+                "search a b\nnameserver 9.9.9.9\noptions edns0\n",
+            ),
+            (Names::default(), pasta(), stub, "nameserver 169.254.1.1\n"),
+            (
+                Names::default(),
+                Chosen::Host,
+                stub,
+                "nameserver 127.0.0.53\n",
+            ),
+            (
+                Names::default(),
+                Chosen::None,
+                plain,
+                "search a b\noptions edns0\n",
+            ),
+            (own, pasta(), plain, "nameserver 1.1.1.1\noptions edns0\n"),
+        ] {
+            assert_eq!(resolv_conf(&names, &chosen, &host(text)), expected);
+        }
+    }
+
+    #[test]
+    fn hosts_name_the_container_itself() {
+        let names = Names {
+            hosts: vec![("db".to_owned(), "10.1.1.1".to_owned())],
+            ..Names::default()
+        };
+        let text = hosts(&names, &pasta(), &host(""), Some("web")).unwrap();
+        assert!(text.ends_with("10.1.1.1\tdb\n192.0.2.7\tweb\n"), "{text}");
+        let shared = hosts(&names, &Chosen::Host, &host(""), Some("web")).unwrap();
+        assert_eq!(shared, "127.0.0.1 box\n10.1.1.1\tdb\n");
+        let gateway = Names {
+            hosts: vec![("h".to_owned(), "host-gateway".to_owned())],
+            ..Names::default()
+        };
+        assert!(hosts(&gateway, &pasta(), &host(""), None).is_err());
+    }
+}

@@ -1,0 +1,69 @@
+//! Work on files as root of a user namespace: the process behind pulls, loads and removals.
+//!
+//! It is started as a container is (see [`super`]), keeps the host's network and processes, and may start
+//! threads: nothing is forked here.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, RawFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
+
+use super::init::Host;
+use super::{Job, ToHost, ToStage};
+use crate::error::{self, Fail};
+use crate::sys;
+
+/// Does one job and leaves. `image` does what this module knows nothing of.
+pub fn main(fd: RawFd, image: impl FnOnce(&str) -> Result<String>) -> ! {
+    let Ok(mut host) = Host::from_inherited(fd) else {
+        sys::process::exit_now(125)
+    };
+    let answer = match run(&mut host, image) {
+        Ok(text) => ToHost::Done(text),
+        Err(error) => ToHost::Failed(error::flatten(&error)),
+    };
+    let _ = host.say(&answer, None); // nobody left to tell
+    sys::process::exit_now(0)
+}
+
+fn run(host: &mut Host, image: impl FnOnce(&str) -> Result<String>) -> Result<String> {
+    let ToStage::Work(job) = host.hear()? else {
+        return Err(Fail::system("no work").into());
+    };
+    host.wait_mapped()?;
+    sys::process::become_ids(0, 0)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    match *job {
+        Job::Remove { paths } => {
+            for path in &paths {
+                remove(path)?;
+            }
+            Ok(String::new())
+        }
+        Job::Flatten { lowers, into } => {
+            let target = sys::fs::open_trusted(&into, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            for lower in &lowers {
+                let source = sys::fs::open_trusted(lower, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                sys::fs::copy_tree(source.as_fd(), target.as_fd())
+                    .with_context(|| format!("copying `{}`", lower.display()))?;
+            }
+            Ok(String::new())
+        }
+        Job::Image { request } => image(&request),
+    }
+}
+
+/// Removes the tree at `path`.
+///
+/// # Errors
+/// With the entry that stays.
+pub fn remove(path: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let parent = sys::fs::open_trusted(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+    sys::fs::remove_tree(parent.as_fd(), OsStr::new(name))
+        .with_context(|| format!("removing `{}`", path.display()))
+}

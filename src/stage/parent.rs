@@ -1,0 +1,447 @@
+//! The host's side of a start: clones pid 1 into its namespaces, maps the ids, brings the network, answers.
+//!
+//! It has one thread from the clone on, mounts nothing, and leaves nothing behind when a start fails.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::init::socket_number;
+use super::{Driver, Job, Order, RootPlan, ToHost, ToStage};
+use crate::error::{Fail, Kind};
+use crate::idmap::{self, Helpers, Plan, find_program};
+use crate::net::{self, Chosen, Uplink};
+use crate::spec::Namespace;
+use crate::sys;
+use crate::sys::process::{Child, Sealed, Tied};
+use crate::sys::socket::Channel;
+
+/// The word after the program's name that makes it pid 1 of a container. Not for people.
+pub const INIT: &str = "__init";
+
+/// The word that makes it a job. Not for people.
+pub const JOB: &str = "__job";
+
+/// What a start needs beside the order.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// For pid 1.
+    pub order: &'a Order,
+    /// The id maps.
+    pub plan: &'a Plan,
+    /// Who writes them.
+    pub helpers: Option<&'a Helpers>,
+    /// The network.
+    pub network: &'a Chosen,
+    /// What becomes descriptor 0, 1, 2; the caller's own where there is none.
+    pub stdio: [Option<BorrowedFd<'a>>; 3],
+}
+
+/// A started container.
+#[derive(Debug)]
+pub struct Running {
+    /// Pid 1 inside.
+    pub child: Child,
+    /// The other end of its terminal.
+    pub console: Option<OwnedFd>,
+    uplink: Option<Uplink>,
+    fuse: Option<Child>,
+}
+
+impl Running {
+    /// Ends what worked for the container, after its end.
+    pub fn release(self) {
+        if let Some(uplink) = self.uplink {
+            uplink.stop();
+        }
+        if let Some(fuse) = self.fuse {
+            fuse.kill();
+            let _ = fuse.wait(); // it is gone either way
+        }
+    }
+}
+
+/// Starts a container and returns when its program runs. `say` gets the lines that announce a degraded mode;
+/// `copy_root` makes the copy of the layers that is used when no overlay can be mounted.
+///
+/// # Errors
+/// What pid 1 or a helper reports; nothing of the container is left then.
+pub fn start(
+    launch: &Launch<'_>,
+    say: &mut dyn FnMut(&str),
+    copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
+) -> Result<Running> {
+    let spec = &launch.order.spec;
+    let title =
+        CString::new(format!("rl:[init] {}", spec.name)).context("a name with a NUL byte")?;
+    let argv = words(title, INIT, socket_number(spec.process.preserve_fds));
+    let (mut here, there) = Channel::pair().context("making a socket pair")?;
+    let child = clone(&Sealed {
+        namespaces: flags(launch),
+        join: &[],
+        argv: &argv,
+        socket: there.as_fd(),
+        socket_at: socket_number(spec.process.preserve_fds),
+        stdio: launch.stdio,
+        die_with_parent: true,
+    })?;
+    drop(there);
+    let mut running = Running {
+        child,
+        console: None,
+        uplink: None,
+        fuse: None,
+    };
+    match bring_up(launch, &mut here, &mut running, say, copy_root) {
+        Ok(()) => Ok(running),
+        Err(error) => {
+            // What pid 1 says of its own end explains more than that it is gone.
+            let error = if is_gone(&error) {
+                last_words(&mut here).unwrap_or(error)
+            } else {
+                error
+            };
+            running.child.kill();
+            let _ = running.child.wait(); // it is gone either way
+            running.release();
+            Err(error)
+        }
+    }
+}
+
+fn bring_up(
+    launch: &Launch<'_>,
+    here: &mut Channel,
+    running: &mut Running,
+    say: &mut dyn FnMut(&str),
+    copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
+) -> Result<()> {
+    send(here, &ToStage::Start(Box::new(launch.order.clone())))?;
+    running.uplink = net::start(launch.network, running.child.pid)?;
+    idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
+    send(here, &ToStage::Mapped)?;
+    let mut network = false;
+    loop {
+        if !network && !has_message(here)? {
+            if let Some(uplink) = &mut running.uplink {
+                uplink.wait_ready()?;
+                send(here, &ToStage::NetworkReady)?;
+            }
+            network = true;
+        }
+        let Some((message, fd)) = here.receive().context("listening to pid 1")? else {
+            return Ok(());
+        };
+        match parse(&message)? {
+            ToHost::Console => {
+                if let Some(console) = &fd {
+                    sys::tty::copy_size(std::io::stdin().as_fd(), console.as_fd());
+                }
+                running.console = fd;
+            }
+            ToHost::Failed(fail) => return Err(fail.into()),
+            ToHost::OverlayRefused { why } => {
+                let path = mount_otherwise(launch, running, &why, say, copy_root)?;
+                send(here, &ToStage::RootMounted { path })?;
+            }
+            ToHost::Done(_) => return Err(Fail::system("pid 1 answered as a job").into()),
+        }
+    }
+}
+
+/// Runs a job to its end and returns its answer. `title` is for `ps`.
+///
+/// # Errors
+/// What the job reports.
+pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Result<String> {
+    let title = CString::new(format!("rl:[job] {title}")).context("a title with a NUL byte")?;
+    let argv = words(title, JOB, 3);
+    let (mut here, there) = Channel::pair().context("making a socket pair")?;
+    let child = clone(&Sealed {
+        namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
+        join: &[],
+        argv: &argv,
+        socket: there.as_fd(),
+        socket_at: 3,
+        stdio: [None, None, None],
+        die_with_parent: true,
+    })?;
+    drop(there);
+    let mut answer = || -> Result<String> {
+        send(&mut here, &ToStage::Work(Box::new(job)))?;
+        idmap::apply(child.pid, plan, helpers)?;
+        send(&mut here, &ToStage::Mapped)?;
+        let Some((message, _)) = here.receive().context("listening to the job")? else {
+            return Err(Fail::system("the job ended without an answer")
+                .hint("was it killed? see `dmesg` for the memory killer")
+                .into());
+        };
+        match parse(&message)? {
+            ToHost::Done(text) => Ok(text),
+            ToHost::Failed(fail) => Err(fail.into()),
+            ToHost::Console | ToHost::OverlayRefused { .. } => {
+                Err(Fail::system("a job answered as pid 1").into())
+            }
+        }
+    };
+    let answer = answer();
+    if answer.is_err() {
+        child.kill();
+    }
+    child.wait()?;
+    answer
+}
+
+fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
+    let word = |text: String| CString::new(text).expect("our own words have no NUL byte");
+    [title, word(role.to_owned()), word(socket.to_string())]
+}
+
+fn flags(launch: &Launch<'_>) -> i32 {
+    let namespaces = &launch.order.spec.namespaces;
+    let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+    for (namespace, flag) in [
+        (&namespaces.pid, libc::CLONE_NEWPID),
+        (&namespaces.ipc, libc::CLONE_NEWIPC),
+        (&namespaces.uts, libc::CLONE_NEWUTS),
+        (&namespaces.cgroup, libc::CLONE_NEWCGROUP),
+    ] {
+        if *namespace == Namespace::Private {
+            flags |= flag;
+        }
+    }
+    if launch.network.is_private() {
+        flags | libc::CLONE_NEWNET
+    } else {
+        flags
+    }
+}
+
+/// The clone, with the kernel's refusals explained. Source: user_namespaces(7), namespaces(7), clone(2).
+fn clone(sealed: &Sealed<'_>) -> Result<Child> {
+    sys::process::spawn_sealed(sealed).map_err(|error| {
+        let fail = match error.errno {
+            Errno::NOSPC | Errno::USERS => Fail::unsupported("the kernel allows no more namespaces (this is not about disk space)")
+                .hint("see /proc/sys/user/max_*_namespaces; your administrator can raise them: sysctl user.max_user_namespaces=28633")
+                .code("RL-U03"),
+            Errno::PERM | Errno::ACCESS => Fail::unsupported("the kernel refuses user namespaces to ordinary users")
+                .hint("your administrator can allow them: sysctl kernel.unprivileged_userns_clone=1 (Debian), see rl doctor")
+                .hint("inside another container: run that one with --security-opt seccomp=unconfined")
+                .code("RL-U02"),
+            Errno::INVAL | Errno::NOSYS => Fail::unsupported("this kernel has no user namespaces, or not all that containers need")
+                .hint("Linux 5.3 or later with CONFIG_USER_NS is needed")
+                .code("RL-U01"),
+            errno => Fail::system(format!("starting a process in new namespaces ({errno})")),
+        };
+        anyhow::Error::from(error).context(fail)
+    })
+}
+
+fn send(channel: &mut Channel, message: &ToStage) -> Result<()> {
+    let text = serde_json::to_vec(message).context("writing a message")?;
+    channel.send(&text, None).context(Gone)
+}
+
+/// Pid 1 does not listen any more.
+#[derive(Debug)]
+struct Gone;
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the container's first process is gone")
+    }
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.is::<Gone>()
+        || matches!(
+            sys::errno_of(error),
+            Some(Errno::SRCH | Errno::NOENT | Errno::PIPE)
+        )
+}
+
+fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
+    let (message, _) = channel.receive().ok()??;
+    match parse(&message) {
+        Ok(ToHost::Failed(fail)) => Some(fail.into()),
+        Ok(ToHost::Console | ToHost::Done(_) | ToHost::OverlayRefused { .. }) => None,
+        Err(error) => Some(error),
+    }
+}
+
+/// Whether pid 1 has said something, or gone.
+fn has_message(channel: &Channel) -> Result<bool> {
+    let mut fds = [PollFd::new(channel, PollFlags::IN)];
+    match rustix::event::poll(
+        &mut fds,
+        Some(&rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    ) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(sys::Error::new("poll(pid 1)", errno).into()),
+    }
+}
+
+fn parse(message: &[u8]) -> Result<ToHost> {
+    // Four bytes are an errno from before the exec (sys::process::spawn_sealed).
+    if let Ok(bytes) = <[u8; 4]>::try_from(message) {
+        let errno = Errno::from_raw_os_error(i32::from_ne_bytes(bytes));
+        let error = sys::Error::new("execveat(sealed copy of rl)", errno);
+        return Err(anyhow::Error::from(error).context(
+            Fail::new(
+                Kind::Unsupported,
+                "could not start inside the new namespaces",
+            )
+            .hint(
+                "AppArmor on Ubuntu 23.10 and later takes all rights away there: rl explain RL-U04",
+            )
+            .code("RL-U04"),
+        ));
+    }
+    serde_json::from_slice(message).context("reading a message")
+}
+
+/// What is left when the kernel mounts no overlay: fuse-overlayfs, then a copy.
+fn mount_otherwise(
+    launch: &Launch<'_>,
+    running: &mut Running,
+    why: &str,
+    say: &mut dyn FnMut(&str),
+    copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
+) -> Result<PathBuf> {
+    let (plan, driver) = (&launch.order.root, launch.order.driver);
+    let mut causes = vec![why.to_owned()];
+    if driver != Driver::Copy {
+        match fuse(plan, running) {
+            Ok(merged) => {
+                if driver == Driver::Auto {
+                    say(&format!(
+                        "the kernel mounts no overlay here ({why}): using fuse-overlayfs (rl explain RL-F03)"
+                    ));
+                }
+                return Ok(merged);
+            }
+            Err(error) if driver == Driver::FuseOverlayfs => return Err(error),
+            Err(error) => causes.push(format!("{error:#}")),
+        }
+    }
+    if driver == Driver::Auto {
+        say(&format!(
+            "no overlay can be mounted ({}): copying the image, which takes time and space (rl explain RL-F03)",
+            causes.join("; ")
+        ));
+    }
+    copy_root(plan)
+}
+
+fn fuse(plan: &RootPlan, running: &mut Running) -> Result<PathBuf> {
+    let program = find_program("fuse-overlayfs").ok_or_else(|| {
+        Fail::unsupported("fuse-overlayfs is not installed")
+            .hint("ask your administrator for the package `fuse-overlayfs`")
+            .code("RL-F04")
+    })?;
+    mount_fuse(&program, plan, running)
+}
+
+/// fuse-overlayfs in the container's user and mount namespaces, but the host's processes: nothing inside can
+/// see or kill it. It has a copy of the mount namespace, which the shared mount at `merged` connects (`rootfs`).
+fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<PathBuf> {
+    let RootPlan::Overlay {
+        base,
+        lowers,
+        upper,
+        work,
+        merged,
+    } = plan
+    else {
+        return Err(Fail::system("this root has no layers").into());
+    };
+    let pid = running.child.pid.as_raw_nonzero();
+    let namespace = |kind: &str| {
+        sys::fs::open_trusted(Path::new(&format!("/proc/{pid}/ns/{kind}")), OFlags::RDONLY)
+    };
+    let (user, mount) = (namespace("user")?, namespace("mnt")?);
+    let absolute = |path: &Path| {
+        base.join(path)
+            .to_string_lossy()
+            .replace('\\', "\\\\")
+            .replace(':', "\\:")
+            .replace(',', "\\,")
+    };
+    let lower = lowers
+        .iter()
+        .rev()
+        .map(|path| absolute(path))
+        .collect::<Vec<_>>()
+        .join(":");
+    let options = format!(
+        "lowerdir={lower},upperdir={},workdir={}",
+        absolute(upper),
+        absolute(work)
+    );
+    let target = base.join(merged);
+    let c_string = |text: String| CString::new(text).context("a path with a NUL byte");
+    let path = c_string(program.to_string_lossy().into_owned())?;
+    let argv = [
+        path.clone(),
+        c"-f".to_owned(),
+        c"-o".to_owned(),
+        c_string(options)?,
+        c_string(target.to_string_lossy().into_owned())?,
+    ];
+    let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
+    let child = sys::process::spawn_tied(&Tied {
+        program: &path,
+        argv: &argv,
+        env: &[c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        null: null.as_fd(),
+        stderr: null.as_fd(),
+        keep: &[],
+        join: &[user.as_fd(), mount.as_fd()],
+        own_mounts: true,
+    })?;
+    wait_mounted(pid.get(), &target, &child)?;
+    running.fuse = Some(child);
+    Ok(merged.clone())
+}
+
+/// Waits until the mount shows in the container's mount table, or the process ends. Source: proc(5): a change
+/// of `mountinfo` is an exceptional condition for poll(2).
+fn wait_mounted(pid: i32, target: &Path, child: &Child) -> Result<()> {
+    let table = format!("/proc/{pid}/mountinfo");
+    let file = sys::fs::open_trusted(Path::new(&table), OFlags::RDONLY)?;
+    loop {
+        let text = std::fs::read_to_string(&table).with_context(|| format!("reading {table}"))?;
+        let wanted = target.to_string_lossy();
+        if text
+            .lines()
+            .any(|line| line.split(' ').nth(4) == Some(wanted.as_ref()) && line.contains(" - fuse"))
+        {
+            return Ok(());
+        }
+        let mut fds = [
+            PollFd::new(&file, PollFlags::PRI),
+            PollFd::new(&child.pidfd, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(sys::Error::new("poll(mountinfo)", errno).into()),
+        }
+        if !fds[1].revents().is_empty() {
+            let exit = child.wait()?;
+            return Err(
+                Fail::unsupported(format!("fuse-overlayfs ended ({exit:?})"))
+                    .code("RL-F04")
+                    .into(),
+            );
+        }
+    }
+}

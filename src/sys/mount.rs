@@ -1,0 +1,296 @@
+//! The mount API that works on descriptors: a mount is made detached, its attributes are set, and only
+//! then is it put in its place, which is a descriptor too. No path is resolved twice.
+//!
+//! Source: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2).
+
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::ptr;
+
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
+};
+
+use super::{Error, Result};
+
+/// A detached mount; it is gone when this is dropped before [`Detached::attach`].
+#[derive(Debug)]
+pub struct Detached {
+    fd: OwnedFd,
+    what: String,
+}
+
+impl AsFd for Detached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// One parameter of a file system.
+#[derive(Debug, Clone, Copy)]
+pub enum Parameter<'a> {
+    /// `key`
+    Flag(&'a str),
+    /// `key=value`; the kernel takes at most 255 bytes of value.
+    Text(&'a str, &'a str),
+}
+
+/// A new file system of the type `kind`.
+///
+/// # Errors
+/// The kernel's, with what it wrote into the context's log.
+pub fn new(
+    kind: &str,
+    parameters: &[Parameter<'_>],
+    attributes: MountAttrFlags,
+) -> Result<Detached> {
+    let failed = |call: &str, errno| Error::new(format!("{call}({kind:?})"), errno);
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|errno| failed("fsopen", errno))?;
+    // What mount(8) and df(1) show in the first column.
+    for parameter in [Parameter::Text("source", kind)].iter().chain(parameters) {
+        let done = match *parameter {
+            Parameter::Flag(key) => rustix::mount::fsconfig_set_flag(context.as_fd(), key),
+            Parameter::Text(key, value) => {
+                rustix::mount::fsconfig_set_string(context.as_fd(), key, value)
+            }
+        };
+        done.map_err(|errno| {
+            let shown = match *parameter {
+                Parameter::Flag(key) => key.to_owned(),
+                Parameter::Text(key, value) => format!("{key}={value}"),
+            };
+            Error::new(
+                format!("fsconfig({kind:?}, {shown:?}){}", log_of(&context)),
+                errno,
+            )
+        })?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd()).map_err(|errno| {
+        Error::new(
+            format!("fsconfig({kind:?}, CREATE){}", log_of(&context)),
+            errno,
+        )
+    })?;
+    let fd = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(|errno| failed("fsmount", errno))?;
+    Ok(Detached {
+        fd,
+        what: kind.to_owned(),
+    })
+}
+
+/// What the kernel said about a failed configuration, as ` [text]`. Source: fsopen(2), "read".
+fn log_of(context: &OwnedFd) -> String {
+    let mut line = [0_u8; 512];
+    match rustix::io::read(context, &mut line) {
+        Ok(length) if length > 2 => {
+            let text = String::from_utf8_lossy(&line[2..length]);
+            format!(" [{}]", text.trim())
+        }
+        Ok(_) | Err(_) => String::new(),
+    }
+}
+
+/// A copy of the mount tree at `path`, which is trusted, detached. `recursive` brings the mounts below along.
+///
+/// # Errors
+/// `EINVAL` without `recursive` where mounts of another user namespace hide below; the kernel's.
+pub fn clone_trusted(path: &Path, recursive: Recursive) -> Result<Detached> {
+    let fd = rustix::mount::open_tree(CWD, path, clone_flags(recursive))
+        .map_err(|errno| Error::new(format!("open_tree({path:?})"), errno))?;
+    Ok(Detached {
+        fd,
+        what: path.display().to_string(),
+    })
+}
+
+/// As [`clone_trusted`], of what a descriptor stands for.
+///
+/// # Errors
+/// As [`clone_trusted`].
+pub fn clone_fd(fd: BorrowedFd<'_>, recursive: Recursive) -> Result<Detached> {
+    let copy = rustix::mount::open_tree(
+        fd,
+        "",
+        clone_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH,
+    )
+    .map_err(|errno| Error::new(format!("open_tree([{}])", fd.as_raw_fd()), errno))?;
+    Ok(Detached {
+        fd: copy,
+        what: format!("[{}]", fd.as_raw_fd()),
+    })
+}
+
+fn clone_flags(recursive: Recursive) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    match recursive {
+        Recursive::Yes => flags | OpenTreeFlags::AT_RECURSIVE,
+        Recursive::No => flags,
+    }
+}
+
+/// Whether the mounts below are meant too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recursive {
+    /// They are.
+    Yes,
+    /// Only the one.
+    No,
+}
+
+impl Detached {
+    /// Sets attributes before anyone can see the mount.
+    ///
+    /// # Errors
+    /// mount_setattr(2).
+    pub fn set(&self, attributes: MountAttrFlags, recursive: Recursive) -> Result<()> {
+        set_attributes(self.fd.as_fd(), attributes, recursive)
+    }
+
+    /// Sets how mounts propagate: `MountPropagationFlags::PRIVATE` and its kin.
+    ///
+    /// # Errors
+    /// mount_setattr(2).
+    pub fn set_propagation(&self, propagation: MountPropagationFlags) -> Result<()> {
+        setattr(
+            self.fd.as_fd(),
+            0,
+            u64::from(propagation.bits()),
+            Recursive::Yes,
+        )
+    }
+
+    /// Puts the mount over what `target` stands for.
+    ///
+    /// # Errors
+    /// move_mount(2).
+    pub fn attach(self, target: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(self.fd.as_fd(), "", target, "", flags)
+            .map_err(|errno| Error::new(format!("move_mount({:?})", self.what), errno))?;
+        Ok(self.fd)
+    }
+
+    /// Puts the mount over the directory at `path`, which is trusted.
+    ///
+    /// # Errors
+    /// move_mount(2).
+    pub fn attach_trusted(self, path: &Path) -> Result<OwnedFd> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(self.fd.as_fd(), "", CWD, path, flags)
+            .map_err(|errno| Error::new(format!("move_mount({:?}, {path:?})", self.what), errno))?;
+        Ok(self.fd)
+    }
+}
+
+/// mount_setattr(2) on what a descriptor stands for: adds `attributes`.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_attributes(
+    fd: BorrowedFd<'_>,
+    attributes: MountAttrFlags,
+    recursive: Recursive,
+) -> Result<()> {
+    setattr(fd, u64::from(attributes.bits()), 0, recursive)
+}
+
+fn setattr(fd: BorrowedFd<'_>, set: u64, propagation: u64, recursive: Recursive) -> Result<()> {
+    // An access-time mode is a field, not a bit: it has to be cleared to be set (mount_setattr(2)).
+    let atime = u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits());
+    let attr_clr = if set & atime == 0 { 0 } else { atime };
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr,
+        propagation,
+        userns_fd: 0,
+    };
+    let recursive = if recursive == Recursive::Yes {
+        AtFlags::from_bits_retain(libc::AT_RECURSIVE.cast_unsigned())
+    } else {
+        AtFlags::empty()
+    };
+    let flags = AtFlags::EMPTY_PATH | recursive;
+    // SAFETY: the empty path is a C string, the structure lives and its size is told.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags.bits(),
+            ptr::from_ref(&attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+    Err(Error::new(format!("mount_setattr({set:#x})"), errno))
+}
+
+/// Nothing mounted here shows on the host; what the host mounts later still comes in.
+///
+/// # Errors
+/// mount(2).
+pub fn make_all_slave() -> Result<()> {
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(|errno| Error::new("mount(\"/\", MS_SLAVE|MS_REC)", errno))
+}
+
+/// What is mounted on this mount and on those below shows nowhere else, and the other way round.
+///
+/// # Errors
+/// mount_setattr(2).
+pub fn make_private(mount: BorrowedFd<'_>) -> Result<()> {
+    setattr(
+        mount,
+        0,
+        u64::from(MountPropagationFlags::PRIVATE.bits()),
+        Recursive::Yes,
+    )
+}
+
+/// Makes what `root` stands for the root directory, and lets go of the old one.
+///
+/// # Errors
+/// pivot_root(2), umount2(2).
+pub fn pivot(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).map_err(|errno| Error::new("fchdir(root)", errno))?;
+    // The old root lands on top of the new one at the same place, and is taken off from there (pivot_root(2)).
+    rustix::process::pivot_root(".", ".")
+        .map_err(|errno| Error::new("pivot_root(\".\", \".\")", errno))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)
+        .map_err(|errno| Error::new("umount2(\".\", MNT_DETACH)", errno))?;
+    rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
+}
+
+/// mount(2) of an overlay by one string of options: for kernels whose fsconfig cannot take them.
+///
+/// # Errors
+/// The kernel's.
+pub fn overlay_by_string(target: &Path, options: &str) -> Result<()> {
+    use nix::mount::MsFlags;
+    nix::mount::mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options),
+    )
+    .map_err(|errno| {
+        Error::new(
+            format!("mount(\"overlay\", {target:?}, {options:?})"),
+            Errno::from_raw_os_error(errno as i32),
+        )
+    })
+}

@@ -1,0 +1,47 @@
+//! The little that is said to network interfaces directly.
+
+use std::os::fd::AsRawFd as _;
+use std::ptr;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::{Error, Result};
+
+/// Brings `lo` up in the network namespace of this process. Source: netdevice(7), SIOCSIFFLAGS.
+///
+/// # Errors
+/// `EPERM` when the namespace belongs to another user namespace.
+pub fn raise_loopback() -> Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|errno| Error::new("socket(AF_INET)", errno))?;
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the two flags fit the field's 16 bits"
+    )]
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which lives.
+    let done = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS,
+            ptr::from_mut(&mut request),
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+    Err(Error::new("ioctl(SIOCSIFFLAGS, \"lo\")", errno))
+}

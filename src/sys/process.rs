@@ -1,0 +1,763 @@
+//! Processes: the sealed start in new namespaces, waiting, leaving.
+//!
+//! [`spawn_sealed`] is the only code that runs between a clone and an exec. What it does there is
+//! system calls on memory that was prepared before: it neither allocates nor locks.
+
+use std::ffi::{CStr, CString};
+use std::mem::size_of;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::ptr;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitIdStatus};
+
+use super::{Error, Result};
+
+/// A child process, named so that another with the same number is never meant.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number as this process sees it.
+    pub pid: Pid,
+    /// Refers to this very process, for as long as it is open.
+    pub pidfd: OwnedFd,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By `exit(2)` with this code.
+    Code(u8),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The shell's and docker's number for it: the code, or 128 + the signal.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+impl Child {
+    /// Waits for the end and takes the exit status.
+    ///
+    /// # Errors
+    /// waitid(2).
+    pub fn wait(&self) -> Result<Exit> {
+        use rustix::fd::AsFd as _;
+        loop {
+            let options = rustix::process::WaitIdOptions::EXITED;
+            match rustix::process::waitid(
+                rustix::process::WaitId::PidFd(self.pidfd.as_fd()),
+                options,
+            ) {
+                Ok(Some(status)) => return Ok(exit_of(&status)),
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(Error::new(
+                        format!("waitid(P_PIDFD, {})", self.pid.as_raw_nonzero()),
+                        errno,
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Sends a signal by number; the process may be gone already.
+    ///
+    /// # Errors
+    /// `EINVAL` for a signal that does not exist, `EPERM`.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        signal_pidfd(&self.pidfd, signal)
+    }
+
+    /// Kills it, if it still lives.
+    pub fn kill(&self) {
+        let _ = self.signal(libc::SIGKILL); // a process that is gone already is what was wanted
+    }
+}
+
+fn exit_of(status: &WaitIdStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Code(u8::MAX),
+    }
+}
+
+/// pidfd_send_signal(2) with any signal number, real-time ones too; a process that is gone is no error.
+///
+/// # Errors
+/// The kernel's.
+pub fn signal_pidfd(pidfd: &OwnedFd, signal: i32) -> Result<()> {
+    // SAFETY: the descriptor is open for the whole call; a null siginfo asks for the kernel's own.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match check(done) {
+        Ok(_) | Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(Error::new(format!("pidfd_send_signal({signal})"), errno)),
+    }
+}
+
+/// How many threads this process has.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// fork(2) for a process that provably has one thread: the child may go on with ordinary code.
+/// Returns `None` in the child.
+///
+/// # Errors
+/// `EBUSY` when there is a second thread; the kernel's.
+pub fn fork() -> Result<Option<Child>> {
+    if threads() != 1 {
+        return Err(Error::new("fork() of a process with threads", Errno::BUSY));
+    }
+    clone_like_fork(0).map_err(|errno| Error::new("clone3(CLONE_PIDFD)", errno))
+}
+
+/// clone3(2) in the manner of fork, with a pidfd. Returns `None` in the child.
+fn clone_like_fork(flags: u64) -> std::result::Result<Option<Child>, Errno> {
+    let mut pidfd: RawFd = -1;
+    #[allow(
+        clippy::cast_sign_loss,
+        reason = "flags and addresses are bit patterns to the kernel"
+    )]
+    let args = libc::clone_args {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: ptr::from_mut(&mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM the child gets a copy of this memory and goes on behind this call; `args` and
+    // `pidfd` outlive it. The callers see to what the child may do.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            ptr::from_ref(&args),
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match check(pid)? {
+        0 => Ok(None),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid)
+                .ok()
+                .and_then(Pid::from_raw)
+                .ok_or(Errno::INVAL)?;
+            Ok(Some(Child { pid, pidfd }))
+        }
+    }
+}
+
+/// What [`spawn_sealed`] starts.
+#[derive(Debug)]
+pub struct Sealed<'a> {
+    /// `CLONE_NEW*` flags.
+    pub namespaces: i32,
+    /// Namespaces to join first, in this order; a user namespace comes first.
+    pub join: &'a [BorrowedFd<'a>],
+    /// The words; the first is the title that `ps` shows.
+    pub argv: &'a [CString],
+    /// The child's end of the conversation; it becomes descriptor [`Sealed::socket_at`].
+    pub socket: BorrowedFd<'a>,
+    /// 3, or behind the descriptors that are passed through.
+    pub socket_at: RawFd,
+    /// What becomes descriptor 0, 1 and 2 when it is not the caller's own.
+    pub stdio: [Option<BorrowedFd<'a>>; 3],
+    /// The child dies with this process.
+    pub die_with_parent: bool,
+}
+
+/// Starts this program anew in new namespaces, from a read-only mount of its own file.
+///
+/// The file is cloned as a detached, read-only mount in the new mount namespace and executed from there, so
+/// that nothing that ever runs inside can write to it through `/proc/PID/exe` (CVE-2019-5736). Where the
+/// kernel cannot do that, the start is from a sealed copy in memory.
+///
+/// # Errors
+/// clone3(2)'s. What fails in the child comes as a message of 4 bytes, the errno, after which it exits with 125.
+pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
+    let exe = std::fs::read_link("/proc/self/exe")
+        .ok()
+        .and_then(|path| {
+            CString::new(std::os::unix::ffi::OsStringExt::into_vec(
+                path.into_os_string(),
+            ))
+            .ok()
+        })
+        .unwrap_or_default();
+    let me = rustix::fs::stat("/proc/self/exe")
+        .map_err(|errno| Error::new("stat(\"/proc/self/exe\")", errno))?;
+    let argv: Vec<*const libc::c_char> = sealed
+        .argv
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([ptr::null()])
+        .collect();
+    let plan = ChildPlan {
+        sealed,
+        exe: &exe,
+        device: me.st_dev,
+        inode: me.st_ino,
+        argv: &argv,
+        parent: rustix::process::getpid().as_raw_nonzero().get(),
+    };
+    #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
+    let flags = sealed.namespaces as u64;
+    match clone_like_fork(flags) {
+        Ok(Some(child)) => Ok(child),
+        Ok(None) => plan.run(),
+        Err(errno) => Err(Error::new(
+            format!("clone3({})", flag_names(sealed.namespaces)),
+            errno,
+        )),
+    }
+}
+
+/// Everything the child needs, made before the clone.
+struct ChildPlan<'a> {
+    sealed: &'a Sealed<'a>,
+    exe: &'a CStr,
+    device: u64,
+    inode: u64,
+    argv: &'a [*const libc::c_char],
+    parent: i32,
+}
+
+impl ChildPlan<'_> {
+    fn run(&self) -> ! {
+        let errno = match self.start() {
+            Ok(never) => match never {},
+            Err(errno) => errno.raw_os_error(),
+        };
+        report(self.sealed.socket.as_raw_fd(), errno);
+        exit_now(125)
+    }
+
+    fn start(&self) -> std::result::Result<std::convert::Infallible, Errno> {
+        for namespace in self.sealed.join {
+            // SAFETY: setns takes plain numbers.
+            check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) })?;
+        }
+        if self.sealed.die_with_parent {
+            // SAFETY: prctl with plain numbers.
+            check(i64::from(unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)
+            }))?;
+            // Inside a new pid namespace the parent has no number: then the closed socket tells.
+            // SAFETY: getppid has no conditions.
+            let parent = unsafe { libc::getppid() };
+            if parent != self.parent && parent != 0 {
+                return Err(Errno::SRCH);
+            }
+        }
+        keep_capabilities_over_exec()?;
+        let file = self.sealed_mount().or_else(|_| sealed_copy())?;
+        for (to, from) in (0..).zip(&self.sealed.stdio) {
+            if let Some(from) = from {
+                // SAFETY: dup2 takes plain numbers; 0 to 2 are nobody's `OwnedFd` here.
+                check(i64::from(unsafe { libc::dup2(from.as_raw_fd(), to) }))?;
+            }
+        }
+        let at = self.sealed.socket_at;
+        // The two that are needed go out of the way of the numbers they are going to get.
+        let high = at + 2;
+        // SAFETY: fcntl with plain numbers.
+        let socket = check(i64::from(unsafe {
+            libc::fcntl(self.sealed.socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, high)
+        }))?;
+        // SAFETY: as above.
+        let file = check(i64::from(unsafe {
+            libc::fcntl(file, libc::F_DUPFD_CLOEXEC, high)
+        }))?;
+        let (socket, file) = (as_fd(socket)?, as_fd(file)?);
+        // SAFETY: dup2 with plain numbers; whatever had the target number before belongs to the old program.
+        check(i64::from(unsafe { libc::dup2(socket, at) }))?;
+        // SAFETY: dup3 with plain numbers.
+        check(i64::from(unsafe {
+            libc::dup3(file, at + 1, libc::O_CLOEXEC)
+        }))?;
+        close_from(at + 2)?;
+        let environment = [ptr::null::<libc::c_char>()];
+        // SAFETY: `argv` and `environment` end with null and point to strings that live; the kernel copies them.
+        let failed = unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                at + 1,
+                c"".as_ptr(),
+                self.argv.as_ptr(),
+                environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        Err(check(failed).err().unwrap_or(Errno::INVAL))
+    }
+
+    /// A descriptor of the program's file on a detached read-only mount.
+    fn sealed_mount(&self) -> std::result::Result<RawFd, Errno> {
+        // By its path: a descriptor from /proc/self/exe belongs to the old mount namespace (EINVAL).
+        // SAFETY: the path is a C string that lives.
+        let fd = check(unsafe {
+            libc::syscall(
+                libc::SYS_open_tree,
+                libc::AT_FDCWD,
+                self.exe.as_ptr(),
+                libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC,
+            )
+        })?;
+        let fd = as_fd(fd)?;
+        let attributes = libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_RDONLY,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        };
+        // SAFETY: the path is a C string, the structure lives and its size is told.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                fd,
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                ptr::from_ref(&attributes),
+                size_of::<libc::mount_attr>(),
+            )
+        })?;
+        // SAFETY: all-zero bytes are a valid `stat`.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: the path is a C string, `stat` lives.
+        let done = unsafe {
+            libc::fstatat(
+                fd,
+                c"".as_ptr(),
+                ptr::from_mut(&mut stat),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        check(i64::from(done))?;
+        // Somebody may have put another file at the path meanwhile.
+        if (stat.st_dev, stat.st_ino) == (self.device, self.inode) {
+            Ok(fd)
+        } else {
+            Err(Errno::STALE)
+        }
+    }
+}
+
+/// Sends a message of 4 bytes, as [`super::socket::Channel`] reads them: the errno.
+fn report(to: RawFd, errno: i32) {
+    let mut message = [0_u8; 8];
+    let (length, body) = message.split_at_mut(4);
+    length.copy_from_slice(&4_u32.to_ne_bytes());
+    body.copy_from_slice(&errno.to_ne_bytes());
+    // SAFETY: `message` lives across the call; the descriptor is open.
+    unsafe { libc::write(to, message.as_ptr().cast(), message.len()) };
+}
+
+/// A program that works for a container and must not outlive this process.
+#[derive(Debug)]
+pub struct Tied<'a> {
+    /// Absolute path.
+    pub program: &'a CStr,
+    /// The words; the first is the program's name.
+    pub argv: &'a [CString],
+    /// `NAME=value`.
+    pub env: &'a [CString],
+    /// Becomes standard input and output; `/dev/null`.
+    pub null: BorrowedFd<'a>,
+    /// Becomes standard error.
+    pub stderr: BorrowedFd<'a>,
+    /// Stay open under the same number.
+    pub keep: &'a [BorrowedFd<'a>],
+    /// Namespaces to join first, the user namespace before the others.
+    pub join: &'a [BorrowedFd<'a>],
+    /// A copy of the mount namespace of its own: pivot_root(2) in the joined one does not move its root.
+    pub own_mounts: bool,
+}
+
+/// Starts a program that is killed when this process dies.
+///
+/// # Errors
+/// clone3(2)'s. What fails in the child is written to its standard error, and it exits with 127.
+pub fn spawn_tied(tied: &Tied<'_>) -> Result<Child> {
+    let argv: Vec<*const libc::c_char> = tied
+        .argv
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([ptr::null()])
+        .collect();
+    let env: Vec<*const libc::c_char> = tied
+        .env
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([ptr::null()])
+        .collect();
+    let parent = rustix::process::getpid().as_raw_nonzero().get();
+    match clone_like_fork(0) {
+        Ok(Some(child)) => return Ok(child),
+        Ok(None) => {}
+        Err(errno) => return Err(Error::new("clone3(CLONE_PIDFD)", errno)),
+    }
+    let _ = start_tied(tied, &argv, &env, parent); // its own words are on standard error; the exit code says the rest
+    exit_now(127)
+}
+
+fn start_tied(
+    tied: &Tied<'_>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+    parent: i32,
+) -> std::result::Result<(), Errno> {
+    for namespace in tied.join {
+        // SAFETY: setns takes plain numbers.
+        check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) })?;
+    }
+    if tied.own_mounts {
+        // SAFETY: unshare with plain numbers.
+        check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
+    }
+    // SAFETY: prctl with plain numbers.
+    check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)
+    }))?;
+    // SAFETY: getppid has no conditions.
+    if unsafe { libc::getppid() } != parent {
+        return Err(Errno::SRCH);
+    }
+    for (from, to) in [(tied.null, 0), (tied.null, 1), (tied.stderr, 2)] {
+        // SAFETY: dup2 takes plain numbers.
+        check(i64::from(unsafe { libc::dup2(from.as_raw_fd(), to) }))?;
+    }
+    // SAFETY: close_range with plain numbers; nothing is closed before the exec.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    for fd in tied.keep {
+        // SAFETY: fcntl with plain numbers.
+        check(i64::from(unsafe {
+            libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0)
+        }))?;
+    }
+    reset_signals();
+    // SAFETY: program, `argv` and `env` are C strings and lists that end with null; all live.
+    check(i64::from(unsafe {
+        libc::execve(tied.program.as_ptr(), argv.as_ptr(), env.as_ptr())
+    }))?;
+    Ok(())
+}
+
+/// A copy of the program in memory that can no longer be changed. Source: memfd_create(2), fcntl(2) F_ADD_SEALS.
+fn sealed_copy() -> std::result::Result<RawFd, Errno> {
+    // SAFETY: the path is a C string.
+    let source = check(i64::from(unsafe {
+        libc::open(c"/proc/self/exe".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
+    }))?;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string.
+    let executable = unsafe { libc::memfd_create(c"rl".as_ptr(), flags | libc::MFD_EXEC) };
+    let copy = match check(i64::from(executable)) {
+        // KERNEL(6.3): MFD_EXEC is unknown before.
+        // SAFETY: as above.
+        Err(Errno::INVAL) => check(i64::from(unsafe {
+            libc::memfd_create(c"rl".as_ptr(), flags)
+        }))?,
+        done => done?,
+    };
+    let (source, copy) = (as_fd(source)?, as_fd(copy)?);
+    loop {
+        // SAFETY: a null offset means the descriptor's own.
+        let moved = unsafe { libc::sendfile(copy, source, ptr::null_mut(), 1 << 24) };
+        if check(i64::try_from(moved).map_err(|_| Errno::INVAL)?)? == 0 {
+            break;
+        }
+    }
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+    // SAFETY: fcntl with plain numbers.
+    check(i64::from(unsafe {
+        libc::fcntl(copy, libc::F_ADD_SEALS, seals)
+    }))?;
+    Ok(copy)
+}
+
+/// Lets all capabilities of a fresh user namespace survive an exec before any id is mapped there:
+/// there is no uid 0 yet that would keep them. Source: capabilities(7), "Ambient".
+fn keep_capabilities_over_exec() -> std::result::Result<(), Errno> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3
+    let mut header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let mut data = [Data {
+        effective: 0,
+        permitted: 0,
+        inheritable: 0,
+    }; 2];
+    // SAFETY: header and data have the layout of capget(2), version 3 has two data elements.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_capget,
+            ptr::from_mut(&mut header),
+            data.as_mut_ptr(),
+        )
+    })?;
+    for half in &mut data {
+        half.inheritable = half.permitted;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_capset, ptr::from_mut(&mut header), data.as_ptr()) })?;
+    for capability in 0..64_u32 {
+        let half = data[if capability < 32 { 0 } else { 1 }];
+        if half.permitted & (1 << (capability % 32)) != 0 {
+            // SAFETY: prctl with plain numbers.
+            let raised = unsafe {
+                libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_RAISE,
+                    libc::c_ulong::from(capability),
+                    0,
+                    0,
+                )
+            };
+            check(i64::from(raised))?;
+        }
+    }
+    Ok(())
+}
+
+fn as_fd(number: i64) -> std::result::Result<RawFd, Errno> {
+    RawFd::try_from(number).map_err(|_| Errno::BADF)
+}
+
+/// The kernel's answer as a result: -1 means `errno`.
+fn check(answer: i64) -> std::result::Result<i64, Errno> {
+    if answer == -1 {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    } else {
+        Ok(answer)
+    }
+}
+
+/// Closes every descriptor from `first` on.
+fn close_from(first: RawFd) -> std::result::Result<(), Errno> {
+    // SAFETY: close_range with plain numbers; nobody owns what is closed: an exec follows.
+    match check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }) {
+        // KERNEL(5.9): close_range(2) is missing before.
+        Err(Errno::NOSYS) => {
+            for fd in first..65_536 {
+                // SAFETY: as above; closing what is not open does nothing.
+                unsafe { libc::close(fd) };
+            }
+            Ok(())
+        }
+        done => done.map(|_| ()),
+    }
+}
+
+/// Marks every descriptor from `first` on as to be closed by the next exec.
+///
+/// # Errors
+/// The kernel's.
+pub fn close_on_exec_from(first: RawFd) -> Result<()> {
+    // SAFETY: close_range with plain numbers; with CLOEXEC nothing is closed now.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match check(done) {
+        Ok(_) => Ok(()),
+        // KERNEL(5.11): CLOSE_RANGE_CLOEXEC is missing before.
+        Err(Errno::NOSYS | Errno::INVAL) => {
+            for fd in first..65_536 {
+                // SAFETY: fcntl with plain numbers; a descriptor that is not open is refused.
+                unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+            Ok(())
+        }
+        Err(errno) => Err(Error::new(format!("close_range({first}, CLOEXEC)"), errno)),
+    }
+}
+
+/// Leaves at once: no destructor, no buffer of the parent's is touched.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and has no conditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// `CLONE_NEWUSER|CLONE_NEWNS…`, for messages.
+fn flag_names(flags: i32) -> String {
+    let names = [
+        (libc::CLONE_NEWUSER, "CLONE_NEWUSER"),
+        (libc::CLONE_NEWNS, "CLONE_NEWNS"),
+        (libc::CLONE_NEWPID, "CLONE_NEWPID"),
+        (libc::CLONE_NEWNET, "CLONE_NEWNET"),
+        (libc::CLONE_NEWIPC, "CLONE_NEWIPC"),
+        (libc::CLONE_NEWUTS, "CLONE_NEWUTS"),
+        (libc::CLONE_NEWCGROUP, "CLONE_NEWCGROUP"),
+    ];
+    names
+        .iter()
+        .filter(|(bit, _)| flags & bit != 0)
+        .map(|(_, name)| *name)
+        .collect::<Vec<_>>()
+        .join("|")
+}
+
+/// Takes over a descriptor that was passed by number at the start of this process.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: fcntl with plain numbers.
+    let flags = check(i64::from(unsafe {
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)
+    }));
+    flags.map_err(|errno| Error::new(format!("fcntl({fd}, F_SETFD)"), errno))?;
+    // SAFETY: it is open, and the one who calls is the one it was passed to.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// execve(2) of a file that is open: no path is resolved again. Returns only when it fails.
+pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> Error {
+    let argv: Vec<*const libc::c_char> = argv
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([ptr::null()])
+        .collect();
+    let env: Vec<*const libc::c_char> = env
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([ptr::null()])
+        .collect();
+    // SAFETY: both lists end with null and point to strings that live across the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+    Error::new(format!("execve({path:?})"), errno)
+}
+
+/// Gives every signal its default action and blocks none: how a program expects to start.
+/// Rust's runtime ignores SIGPIPE, and what is ignored stays so over an exec.
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is always valid; the C library refuses the numbers it keeps for itself.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: all-zero bytes are a valid `sigset_t`, and `sigemptyset` sets it anyway.
+    let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set lives.
+    unsafe { libc::sigemptyset(ptr::from_mut(&mut none)) };
+    // SAFETY: the set lives; the old one is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, ptr::from_ref(&none), ptr::null_mut()) };
+}
+
+/// unshare(2) of a process with one thread.
+///
+/// # Errors
+/// The kernel's.
+pub fn unshare(flags: i32) -> Result<()> {
+    // SAFETY: unshare with plain numbers; the flags used here do not touch memory or descriptors.
+    match check(i64::from(unsafe { libc::unshare(flags) })) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::new(format!("unshare({})", flag_names(flags)), errno)),
+    }
+}
+
+/// setns(2) of a process with one thread; `kind` is a `CLONE_NEW*` flag, or 0 for whatever the descriptor is.
+///
+/// # Errors
+/// The kernel's.
+pub fn setns(namespace: BorrowedFd<'_>, kind: i32) -> Result<()> {
+    // SAFETY: setns with plain numbers.
+    match check(i64::from(unsafe {
+        libc::setns(namespace.as_raw_fd(), kind)
+    })) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::new(format!("setns({})", flag_names(kind)), errno)),
+    }
+}
+
+/// Dies by `signal` when the parent dies. Source: PR_SET_PDEATHSIG(2const).
+///
+/// # Errors
+/// The kernel's.
+pub fn die_with_parent(signal: i32) -> Result<()> {
+    // SAFETY: prctl with plain numbers.
+    match check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0)
+    })) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::new("prctl(PR_SET_PDEATHSIG)", errno)),
+    }
+}
+
+/// Becomes the user and group with these numbers, all three of each.
+///
+/// # Errors
+/// `EINVAL` for a number that is not mapped here.
+pub fn become_ids(uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: the raw call, for this thread: the process has one.
+    match check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }) {
+        Ok(_) => {}
+        Err(errno) => return Err(Error::new(format!("setresgid({gid})"), errno)),
+    }
+    // SAFETY: as above.
+    match check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::new(format!("setresuid({uid})"), errno)),
+    }
+}
+
+/// setdomainname(2).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: pointer and length belong to one string.
+    match check(i64::from(unsafe {
+        libc::setdomainname(name.as_ptr().cast(), name.len())
+    })) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::new(format!("setdomainname({name:?})"), errno)),
+    }
+}
