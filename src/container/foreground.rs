@@ -20,6 +20,9 @@ use crate::stage::Order;
 use crate::stage::parent::{self, Launch, Running};
 use crate::sys;
 
+/// So many Ctrl-C kill a program that ignores them, as docker's command gives up then.
+const INTERRUPTS: u32 = 3;
+
 /// Starts the container and waits for its end.
 ///
 /// # Errors
@@ -81,6 +84,7 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
         Some(console) => Some(Pump::new(console, interactive)?),
         None => None,
     };
+    let mut interrupts = 0;
     loop {
         let mut fds = vec![
             PollFd::new(&signals, PollFlags::IN),
@@ -104,6 +108,12 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
             if signal.number == libc::SIGWINCH {
                 if let Some(pump) = &pump {
                     sys::tty::copy_size(stdin.as_fd(), pump.console.as_fd());
+                }
+            } else if signal.from_kernel && signal.number == libc::SIGINT {
+                // A pid 1 without a handler does not notice Ctrl-C; who types it this often means it.
+                interrupts += 1;
+                if interrupts == INTERRUPTS {
+                    running.child.kill();
                 }
             } else if options.sig_proxy && signal.number != libc::SIGCHLD && !signal.from_kernel {
                 // What the terminal sends (Ctrl-C) reaches the program itself: it is in the same process group.

@@ -140,7 +140,6 @@ fn run(host: &mut Host) -> Result<Exit> {
     } else {
         None
     };
-    write_sysctls(&order, &root)?;
     let identity = who(&order, &root)?;
     make_cwd(&spec.process, &root)?;
     if spec.read_only {
@@ -262,21 +261,6 @@ fn take_stdio(terminal: &OwnedFd) -> Result<()> {
     rustix::stdio::dup2_stdin(terminal).context(doing)?;
     rustix::stdio::dup2_stdout(terminal).context(doing)?;
     rustix::stdio::dup2_stderr(terminal).context(doing)
-}
-
-fn write_sysctls(order: &Order, root: &Root) -> Result<()> {
-    for (name, value) in &order.spec.confinement.sysctls {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        let doing = || {
-            Fail::unsupported(format!("cannot set the sysctl `{name}` to `{value}`"))
-                .hint("only what belongs to a namespace of the container can be set: net.*, kernel.msg*, kernel.shm*, kernel.sem, fs.mqueue.*, kernel.domainname")
-        };
-        let fd = root
-            .open(Path::new(&path), OFlags::WRONLY)
-            .with_context(doing)?;
-        rustix::io::write(&fd, value.as_bytes()).with_context(doing)?;
-    }
-    Ok(())
 }
 
 /// The program's user, and how its groups are set.

@@ -73,6 +73,13 @@ pub enum Op {
         /// What it says.
         text: &'static str,
     },
+    /// A kernel setting of the container's own namespaces.
+    Sysctl {
+        /// `net.ipv4.ip_forward`.
+        name: String,
+        /// What is written.
+        value: String,
+    },
     /// Hides a file or directory, if there is one.
     Mask {
         /// Its path.
@@ -237,6 +244,12 @@ pub fn ops(order: &Order) -> Vec<Op> {
     }
     ops.extend(spec.devices.iter().map(device));
 
+    for (name, value) in &spec.confinement.sysctls {
+        ops.push(Op::Sysctl {
+            name: name.clone(),
+            value: value.clone(),
+        });
+    }
     for path in &spec.confinement.read_only_paths {
         ops.push(Op::Protect {
             target: path.clone(),
@@ -358,6 +371,7 @@ fn describe(op: &Op) -> String {
         Op::Fill { target, .. } => format!("filling the volume of `{target}`"),
         Op::Dir { target } => format!("making `{target}`"),
         Op::Link { target, .. } => format!("making the link `{target}`"),
+        Op::Sysctl { name, value } => format!("setting the sysctl `{name}` to `{value}`"),
         Op::Mask { target } => format!("hiding `{target}`"),
         Op::Protect { target } => format!("protecting `{target}`"),
         Op::ProtectRoot => "making the root file system read-only".to_owned(),
@@ -439,6 +453,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
                 }
             }
         }
+        Op::Sysctl { name, value } => write_sysctl(root, name, value)?,
         Op::Mask { target } => mask(root, target)?,
         Op::Protect { target } => {
             let fd = match root.open(Path::new(target), OFlags::PATH) {
@@ -468,6 +483,19 @@ fn refused_source(source: &Path, error: sys::Error) -> anyhow::Error {
         errno => Fail::system(format!("cannot mount `{shown}` ({errno})")),
     };
     anyhow::Error::from(error).context(fail)
+}
+
+fn write_sysctl(root: &Root, name: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    let doing = || {
+        Fail::unsupported("the kernel refuses it in a container")
+            .hint("what belongs to its own namespaces can be set: net.*, kernel.msg*, kernel.shm*, kernel.sem, fs.mqueue.*, kernel.domainname")
+    };
+    let fd = root
+        .open(Path::new(&path), OFlags::WRONLY)
+        .with_context(doing)?;
+    rustix::io::write(&fd, value.as_bytes()).with_context(doing)?;
+    Ok(())
 }
 
 fn mask(root: &Root, target: &str) -> Result<()> {
