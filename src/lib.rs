@@ -39,34 +39,8 @@ pub fn main() -> ExitCode {
     };
     match role.as_ref().and_then(|role| role.to_str()) {
         Some(stage::parent::INIT) => stage::init::main(descriptor()),
-        Some(stage::parent::JOB) => stage::job::main(descriptor(), |_| Ok(String::new())),
-        _ => try_it(),
-    }
-}
-
-fn try_it() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let mut spec: spec::ContainerSpec =
-        serde_json::from_str(&std::fs::read_to_string(&args[0]).unwrap()).unwrap();
-    spec.id = container::new_id().unwrap();
-    spec.name = spec.id[..12].to_owned();
-    if args.len() > 1 {
-        spec.process.command = Some(args[1..].to_vec());
-    }
-    let store = paths::Store::locate(None).unwrap();
-    match container::run(
-        &store,
-        spec,
-        &container::RunOptions {
-            sig_proxy: true,
-            ..Default::default()
-        },
-        &mut |line| eprintln!("rl: {line}"),
-    ) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("{}", error::report(&error));
-            ExitCode::from(error::kind(&error).exit_code())
-        }
+        Some(stage::parent::JOB) => stage::job::main(descriptor(), cli::job::work),
+        Some(doctor::PROBE) => doctor::probe(&std::env::args().skip(2).collect::<Vec<_>>()),
+        _ => cli::main(std::env::args_os().collect()),
     }
 }

@@ -2,18 +2,39 @@
 //!
 //! Only `cli` prints. Parsing never acts.
 
-pub mod output;
+mod doctor;
+mod image;
+mod images;
+mod inspect;
+pub mod job;
+mod output;
+mod progress;
 pub mod run;
-pub mod template;
+mod system;
+mod template;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use anyhow::Result;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _};
+
+use crate::error::{self, Fail};
+use crate::paths::Store;
+
+/// 128 + SIGPIPE: what a program that is killed by a closed pipe leaves.
+const CLOSED_PIPE: u8 = 141;
 
 /// Containers without root and without a daemon
 #[derive(Debug, clap::Parser)]
-#[command(name = "rl", version, args_override_self = true)]
+#[command(
+    name = "rl",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// Keep images and containers below this directory
     #[arg(long, value_name = "DIR")]
@@ -30,18 +51,218 @@ pub enum Command {
     /// Run a program in a new container
     #[command(
         disable_help_flag = true,
-        override_usage = "rl run [OPTIONS] IMAGE [COMMAND…]"
+        override_usage = "rl run [OPTIONS] IMAGE [COMMAND…]\n       rl run [OPTIONS] --rootfs DIR [COMMAND…]"
     )]
     Run(Box<run::RunArgs>),
+    /// Fetch images from their registries
+    Pull(image::PullArgs),
+    /// List images
+    Images(images::ListArgs),
+    /// Remove images
+    Rmi(image::RemoveArgs),
+    /// Load images from an archive: docker's or OCI's, compressed or not
+    Load(image::LoadArgs),
+    /// Make an image from the tar of a root file system
+    Import(image::ImportArgs),
+    /// Give an image one more name
+    Tag(image::TagArgs),
+    /// Show everything about an image
+    Inspect(inspect::InspectArgs),
+    /// Work with images
+    #[command(subcommand, arg_required_else_help = true)]
+    Image(ImageCommand),
+    /// Show the version
+    Version(system::FormatArgs),
+    /// Show what `rl` has and uses here
+    Info(system::FormatArgs),
+    /// Find out what this machine allows, and what would help
+    Doctor(doctor::DoctorArgs),
+    /// Explain the code of a message
+    Explain(doctor::ExplainArgs),
+    /// Print a completion script for a shell
+    Completion(system::CompletionArgs),
+}
+
+/// The verbs of `rl image`.
+#[derive(Debug, clap::Subcommand)]
+pub enum ImageCommand {
+    /// List images
+    #[command(alias = "list")]
+    Ls(images::ListArgs),
+    /// Remove images
+    #[command(alias = "remove")]
+    Rm(image::RemoveArgs),
+    /// Fetch images from their registries
+    Pull(image::PullArgs),
+    /// Load images from an archive: docker's or OCI's, compressed or not
+    Load(image::LoadArgs),
+    /// Make an image from the tar of a root file system
+    Import(image::ImportArgs),
+    /// Show everything about an image
+    Inspect(inspect::InspectArgs),
+    /// Give an image one more name
+    Tag(image::TagArgs),
+}
+
+/// The command: reads `words`, the first being `rl` itself, acts, and reports what went wrong, once.
+#[must_use]
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let result = match words.get(1).and_then(|word| word.to_str()) {
+        // Before the tree is built: scripts ask this often.
+        Some("--version" | "-V" | "-v") => version(),
+        _ => parse(words.clone())
+            .map_err(|error| usage(&error, &words))
+            .and_then(|parsed| match parsed {
+                Parsed::Cli(cli) => dispatch(&cli),
+                Parsed::Text(text) => output::write_all(&text).map(|()| 0),
+            }),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if output::is_closed(&error) => ExitCode::from(CLOSED_PIPE),
+        Err(error) => {
+            progress::say(&error::report(&error));
+            ExitCode::from(error::kind(&error).exit_code())
+        }
+    }
+}
+
+fn version() -> Result<u8> {
+    output::print(concat!("rl version ", env!("CARGO_PKG_VERSION")))?;
+    Ok(0)
+}
+
+fn dispatch(cli: &Cli) -> Result<u8> {
+    use Command as C;
+    use ImageCommand as I;
+    let store = || Store::locate(cli.root.clone());
+    match &cli.command {
+        C::Run(args) => run::run(args, &store()?),
+        C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
+        C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
+        C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),
+        C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),
+        C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
+        C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
+        C::Inspect(args) | C::Image(I::Inspect(args)) => inspect::inspect(args, &store()?),
+        C::Version(args) => system::version(args),
+        C::Info(args) => system::info(args, &store()?),
+        C::Doctor(args) => doctor::doctor(args, &store()?),
+        C::Explain(args) => doctor::explain(args),
+        C::Completion(args) => system::completion(args),
+    }
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Work.
+    Cli(Box<Cli>),
+    /// `--help`: this text.
+    Text(String),
 }
 
 /// Reads a command line, `rl` itself being the first word.
 ///
 /// # Errors
-/// Clap's, which is also how `--help` and `--version` arrive.
-pub fn parse(words: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches_from(words)?;
-    Cli::from_arg_matches(&matches)
+/// Clap's, for what cannot be read.
+pub fn parse(words: Vec<OsString>) -> Result<Parsed, clap::Error> {
+    let parsed = command()
+        .try_get_matches_from(&words)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => Ok(Parsed::Cli(Box::new(cli))),
+        Err(error) if is_text(error.kind()) => {
+            // The plain tree says `--rm`, where the other one would say `--rm[=<RM>]`.
+            let plain = Cli::command().try_get_matches_from(words).err();
+            let text = plain
+                .filter(|error| is_text(error.kind()))
+                .unwrap_or(error)
+                .render();
+            let coloured = output::has_colour(&std::io::stdout());
+            Ok(Parsed::Text(if coloured {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_text(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
+}
+
+/// Clap's message in the house's words: one line, what was meant, where to look.
+fn usage(error: &clap::Error, words: &[OsString]) -> anyhow::Error {
+    let text = error
+        .render()
+        .to_string()
+        .replace('\'', "`")
+        .replace("[=<BOOL>]", "")
+        .replace("[=<", " <")
+        .replace(">]`", ">`");
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.next().unwrap_or_default();
+    let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    let mut tips = Vec::new();
+    for line in
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+    {
+        match line.strip_prefix("tip: ") {
+            // `--` would only make it the image's name.
+            Some(tip) if tip.contains("use `-- ") => {}
+            Some(tip) => tips.push(
+                tip.replace("a similar argument exists:", "did you mean")
+                    .replace("a similar subcommand exists:", "did you mean")
+                    .replace("a similar value exists:", "did you mean")
+                    + "?",
+            ),
+            None if line.is_empty() => {}
+            None => {
+                message.push(' ');
+                message.push_str(line);
+            }
+        }
+    }
+    let of = |kind: ContextKind| error.get(kind).map(ToString::to_string);
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(flag) = of(ContextKind::InvalidArg).filter(|word| word.starts_with('-'))
+    {
+        message = format!("unknown flag `{flag}`");
+    }
+    if let Some(verb) = of(ContextKind::InvalidSubcommand) {
+        message = format!("no command `{verb}`");
+    }
+    tips.push(format!("{} --help", verb_of(words)));
+    tips.into_iter()
+        .fold(Fail::usage(message), Fail::hint)
+        .into()
+}
+
+/// `rl image ls`, out of the words of a command line.
+fn verb_of(words: &[OsString]) -> String {
+    let root = Cli::command();
+    let mut tree = &root;
+    let mut verb = "rl".to_owned();
+    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+        let Some(next) = tree.find_subcommand(word) else {
+            continue;
+        };
+        verb.push(' ');
+        verb.push_str(word);
+        if next.get_subcommands().next().is_none() {
+            break;
+        }
+        tree = next;
+    }
+    verb
 }
 
 /// The whole tree, with docker's rules for flags: the last of several wins, `--flag=false` is allowed
@@ -61,6 +282,7 @@ fn dockers_rules(command: clap::Command) -> clap::Command {
                 .require_equals(true)
                 .default_missing_value("true")
                 .default_value("false")
+                .value_name("BOOL")
                 .value_parser(run::values::boolean)
                 .hide_default_value(true)
                 .hide_possible_values(true),
@@ -70,4 +292,72 @@ fn dockers_rules(command: clap::Command) -> clap::Command {
             _ => arg,
         });
     command.mut_subcommands(dockers_rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> String {
+        let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
+        match parse(words.clone()) {
+            Ok(parsed) => format!("{parsed:?}"),
+            Err(error) => error::report(&usage(&error, &words)),
+        }
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_are_one_line_and_a_way_out() {
+        expect_test::expect![[r#"
+            rl: unknown flag `--nam`
+                to fix:  did you mean `--name`?
+                         rl run --help"#]]
+        .assert_eq(&refused("rl run --nam x alpine"));
+        expect_test::expect![[r#"
+            rl: unknown flag `--memory`
+                to fix:  rl run --help"#]]
+        .assert_eq(&refused("rl run --memory 1g alpine"));
+        expect_test::expect![[r#"
+            rl: no command `runn`
+                to fix:  did you mean `run`?
+                         rl --help"#]]
+        .assert_eq(&refused("rl runn alpine"));
+        expect_test::expect![[r#"
+            rl: invalid value `x` for `--shm-size <SIZE>`: give a size such as 512k, 64m, 1g or a number of bytes
+                to fix:  rl run --help"#]].assert_eq(&refused("rl run --shm-size x alpine"));
+        expect_test::expect![[r#"
+            rl: invalid value `perhaps` for `--rm`: give true or false
+                to fix:  rl run --help"#]]
+        .assert_eq(&refused("rl run --rm=perhaps alpine"));
+        expect_test::expect![[r#"
+            rl: invalid value `sometimes` for `--pull <WHEN>` [possible values: always, missing, never, newer]
+                to fix:  rl run --help"#]].assert_eq(&refused("rl run --pull sometimes alpine"));
+        expect_test::expect![[r#"
+            rl: the following required arguments were not provided: <NAME>
+                to fix:  rl tag --help"#]]
+        .assert_eq(&refused("rl tag a"));
+        expect_test::expect![[r#"
+            rl: the following required arguments were not provided: <IMAGE>...
+                to fix:  rl image rm --help"#]]
+        .assert_eq(&refused("rl image rm"));
+    }
+
+    #[test]
+    fn help_is_text_and_no_error() {
+        for line in [
+            "rl",
+            "rl --help",
+            "rl run --help",
+            "rl image",
+            "rl image ls --help",
+        ] {
+            let words = line.split(' ').map(Into::into).collect();
+            assert!(matches!(parse(words), Ok(Parsed::Text(_))), "{line}");
+        }
+    }
 }

@@ -185,9 +185,84 @@ pub fn moment(time: &str) -> String {
 /// Whether text on this stream may have colours (NO_COLOR, no-color.org).
 #[must_use]
 pub fn has_colour(stream: &impl io::IsTerminal) -> bool {
-    stream.is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    is_live(stream) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether the cursor can move on this stream.
+#[must_use]
+pub fn is_live(stream: &impl io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Standard output. A reader that has gone away (`rl images | head -1`) becomes [`Closed`], which the
+/// command line turns into a quiet end.
+#[derive(Debug)]
+pub struct Stdout(io::StdoutLock<'static>);
+
+/// Nobody reads standard output any more.
+#[derive(Debug, Clone, Copy)]
+pub struct Closed;
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("standard output is closed")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+/// Standard output, to be flushed by the caller.
+#[must_use]
+pub fn stdout() -> io::BufWriter<Stdout> {
+    io::BufWriter::new(Stdout(io::stdout().lock()))
+}
+
+/// Writes one line of data.
+///
+/// # Errors
+/// What writing says.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = stdout();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// Writes text of several lines.
+///
+/// # Errors
+/// What writing says.
+pub fn write_all(text: &str) -> Result<()> {
+    let mut out = stdout();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(closed)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(closed)
+    }
+}
+
+fn closed(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return io::Error::new(io::ErrorKind::BrokenPipe, Closed);
+    }
+    io::Error::new(error.kind(), format!("writing to standard output: {error}"))
+}
+
+/// Whether this error only says that nobody reads any more.
+#[must_use]
+pub fn is_closed(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .is_some_and(|inner| inner.is::<Closed>())
+    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod foreground;
 mod record;
+pub mod usage;
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +10,11 @@ use anyhow::{Context as _, Result};
 
 use crate::error::Fail;
 use crate::idmap::{self, Available, Plan};
+use crate::image::layer::Ids;
 use crate::net::{self, names};
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
-use crate::stage::{self, Job, Order, RootPlan};
+use crate::stage::{self, Driver, Job, Order, RootPlan};
 use crate::sys;
 use record::{Record, State};
 
@@ -86,6 +88,39 @@ pub fn run(
             Err(error)
         }
     }
+}
+
+/// Has image work done by a process that is root of a user namespace with the user's ids. `request` makes its
+/// text, told how ownership is kept there; the answer is the job's.
+///
+/// # Errors
+/// The job's.
+pub fn image_work(
+    title: &str,
+    request: impl FnOnce(Ids) -> Result<String>,
+    say: &mut dyn FnMut(&str),
+) -> Result<String> {
+    let available = Available::probe();
+    let (plan, notice) = idmap::plan(&UserNs::Auto, &available)?;
+    if let Some(notice) = notice {
+        say(&degraded(
+            &notice,
+            "other owners than you are noted, not set",
+        ));
+    }
+    let ids = if plan.is_mapped() {
+        Ids::Mapped
+    } else {
+        Ids::Single
+    };
+    stage::parent::job(
+        Job::Image {
+            request: request(ids)?,
+        },
+        title,
+        &plan,
+        available.helpers.as_ref().ok(),
+    )
 }
 
 /// One line: what is missing, what happens instead, where to read on.
@@ -203,6 +238,7 @@ fn order(
     let only_ids = (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner));
     Ok(Order {
         root,
+        driver: driver()?,
         become_ids: None,
         only_ids,
         has_tty_group: plan.has_gid(5),
@@ -211,6 +247,15 @@ fn order(
         raise_loopback: network.is_private(),
         wait_for_network: network.has_helper(),
         spec,
+    })
+}
+
+fn driver() -> Result<Driver> {
+    let text = std::env::var("RL_STORAGE_DRIVER").unwrap_or_default();
+    Driver::parse(&text).ok_or_else(|| {
+        Fail::usage(format!("RL_STORAGE_DRIVER=`{text}` is not known"))
+            .hint("known are auto, overlay, fuse-overlayfs and copy")
+            .into()
     })
 }
 

@@ -1,6 +1,23 @@
-//! The image store.
+//! Images: names, registries, archives, and the store they are kept in. Starts no container.
+//!
+//! ```text
+//! reference platform manifest config     what images are, as pure data
+//! auth resolver registry                 how they come over the network
+//! pull archive                           from a registry, from a file → the store
+//! ingest → layer → entries               one layer: bytes, digests, tar, tree
+//! store scratch                          what is here, and what is being made
+//! ```
+//!
+//! On disk (see [`store`], [`scratch`] and `paths`):
+//!
+//! ```text
+//! images/{oci-layout,index.json,blobs/sha256/HEX,lock}   an OCI image layout
+//! layers/HEX/{fs/,layer.json}                            unpacked, HEX from the DiffID
+//! tmp/NAME{.lock,/}                                      work; litter when nobody holds the lock
+//! ```
 
 pub mod archive;
+pub mod auth;
 pub mod changes;
 pub mod config;
 pub mod entries;
@@ -8,7 +25,19 @@ pub mod ingest;
 pub mod layer;
 pub mod manifest;
 pub mod platform;
+mod program;
 pub mod pull;
 pub mod reference;
+pub mod registry;
+pub mod resolver;
 pub mod scratch;
 pub mod store;
+
+/// Where the tree of an unpacked layer is, relative to the store's root.
+///
+/// # Errors
+/// When `diff_id` is no digest.
+pub fn layer_dir(diff_id: &str) -> anyhow::Result<std::path::PathBuf> {
+    let digest = reference::Digest::parse(diff_id)?;
+    Ok(std::path::Path::new("layers").join(digest.hex()).join("fs"))
+}

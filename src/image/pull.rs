@@ -4,7 +4,7 @@
 //! is there. What has no place yet is in [`super::scratch`].
 
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
@@ -13,7 +13,9 @@ use super::config::ImageConfig;
 use super::ingest::{self, Expected, LayerProgress, Phase, Progress};
 use super::layer::Ids;
 use super::manifest::{self, Descriptor, Document};
-use super::reference::Digest;
+use super::platform::Platform;
+use super::reference::{Digest, Reference};
+use super::registry::{BlobBody, Client, ClientOptions, Wanted, is_resumable};
 use super::scratch::{self, Scratch};
 use super::store::{self, Added, Images, LayerInfo, NewImage, StoredImage};
 use crate::error::{Fail, Kind, kind};
@@ -23,6 +25,198 @@ use crate::paths::Store;
 pub const PARALLEL: usize = 3;
 /// How often layers that somebody removes meanwhile are fetched again.
 const ROUNDS: usize = 3;
+
+/// How often one layer's broken transfer is taken up again.
+const RESUMES: u32 = 5;
+/// How many indexes may lead from one to another.
+const DEPTH: usize = 4;
+
+/// What is to be pulled, and how.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// The image.
+    pub reference: Reference,
+    /// For which platform; this machine's by default.
+    pub platform: Option<Platform>,
+    /// How to talk to registries: which may be insecure, logins, proxies.
+    pub client: ClientOptions,
+    /// How ownership is kept.
+    pub ids: Ids,
+}
+
+/// Pulls an image: what is missing of it is fetched, and its name stands for it from then on.
+///
+/// # Errors
+/// Those of the registry, and of [`bring`].
+pub fn pull(store: &Store, request: &PullRequest, progress: &dyn Progress) -> Result<StoredImage> {
+    let reference = &request.reference;
+    let pulling = || format!("pulling `{}`", reference.familiar());
+    let client = Client::new(&reference.registry, request.client.clone())?;
+    let pulled = pull_from(&client, store, request, progress).with_context(pulling);
+    for note in client.take_notes() {
+        progress.message(&note);
+    }
+    pulled
+}
+
+fn pull_from(
+    client: &Client,
+    store: &Store,
+    request: &PullRequest,
+    progress: &dyn Progress,
+) -> Result<StoredImage> {
+    let reference = &request.reference;
+    let repository = &reference.repository;
+    let platform = request.platform.clone().unwrap_or_else(Platform::host);
+    let first = client.manifest(repository, Wanted::of(reference))?;
+    let pulled = first.digest.clone();
+    let mut fetched = first;
+    let mut depth = 0;
+    let manifest = loop {
+        match manifest::parse(&fetched.bytes, fetched.media_type.as_deref())? {
+            Document::Manifest(manifest) => break manifest,
+            Document::Index(index) if depth < DEPTH => {
+                depth += 1;
+                let entry = index.choose(&platform)?;
+                fetched = client.manifest(repository, Wanted::Digest(&entry.digest))?;
+            }
+            Document::Index(_) => {
+                return Err(Fail::corrupt("the registry's indexes lead in a circle").into());
+            }
+        }
+    };
+    let images = Images::open(store);
+    // A newer name for an image that is here needs nothing but its manifest.
+    let config_bytes = match images.read_blob(&manifest.config.digest) {
+        Ok(bytes) => bytes,
+        Err(_) => read_config(client, repository, &manifest.config)?,
+    };
+    let config = ImageConfig::parse(&config_bytes, &manifest)?;
+    let made_for = config.platform();
+    if platform.rank(&made_for).is_none() && !config.os.is_empty() {
+        if request.platform.is_some() {
+            return Err(Fail::not_found(format!(
+                "the image is for {made_for} only, not for {platform}"
+            ))
+            .into());
+        }
+        progress.message(&format!(
+            "the image is for {made_for}, this machine is {platform}: its programs may not run"
+        ));
+    }
+    let media_type = manifest
+        .media_type
+        .clone()
+        .filter(|text| !text.is_empty())
+        .or(fetched.media_type)
+        .unwrap_or_else(|| manifest::OCI_MANIFEST.to_owned());
+    let new = NewImage {
+        manifest: &fetched.bytes,
+        media_type: &media_type,
+        config: &config_bytes,
+        name: Some(reference),
+        pulled: Some(&pulled),
+    };
+    let registry = Registry { client, repository };
+    bring(store, &new, &registry, request.ids, progress)
+}
+
+/// The image's configuration, with its digest checked.
+fn read_config(client: &Client, repository: &str, wanted: &Descriptor) -> Result<Vec<u8>> {
+    let registry = Registry { client, repository };
+    let mut bytes = Vec::new();
+    registry
+        .blob(wanted)?
+        .take(manifest::MAX_DOCUMENT)
+        .read_to_end(&mut bytes)
+        .map_err(ingest::read_failed)
+        .context("getting the image's configuration")?;
+    let digest = Digest::of(&bytes);
+    if digest != wanted.digest {
+        return Err(Fail::corrupt(format!(
+            "the image's configuration {} is damaged: what came has the digest {digest}",
+            wanted.digest
+        ))
+        .hint("try again; if it stays so, the registry or something on the way changes the content")
+        .into());
+    }
+    Ok(bytes)
+}
+
+/// The blobs of one repository.
+struct Registry<'c> {
+    client: &'c Client,
+    repository: &'c str,
+}
+
+impl Source for Registry<'_> {
+    fn blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + '_>> {
+        let stream = self.client.blob(self.repository, layer, 0)?;
+        Ok(Box::new(Transfer {
+            registry: Registry { ..*self },
+            layer: layer.clone(),
+            body: stream.body,
+            have: 0,
+            resumes: RESUMES,
+        }))
+    }
+}
+
+/// A blob whose transfer is taken up again where it breaks.
+struct Transfer<'c> {
+    registry: Registry<'c>,
+    layer: Descriptor,
+    body: BlobBody,
+    /// Bytes handed out.
+    have: u64,
+    resumes: u32,
+}
+
+impl Transfer<'_> {
+    /// Asks for the rest. A server that cannot give a part sends all, and what we have is skipped.
+    fn resume(&mut self) -> Result<()> {
+        let stream = self
+            .registry
+            .client
+            .blob(self.registry.repository, &self.layer, self.have)?;
+        self.body = stream.body;
+        let known = self.have.saturating_sub(stream.offset);
+        let skipped = io::copy(&mut (&mut self.body).take(known), &mut io::sink())?;
+        if skipped < known {
+            return Err(Fail::network("the transfer broke off again").into());
+        }
+        Ok(())
+    }
+}
+
+impl Read for Transfer<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.body.read(buffer) {
+                Ok(count) => {
+                    self.have += count as u64;
+                    return Ok(count);
+                }
+                Err(error)
+                    if self.resumes > 0 && self.have < self.layer.size && is_resumable(&error) =>
+                {
+                    self.resumes -= 1;
+                    self.resume()
+                        .map_err(|error| io::Error::other(crate::error::flatten(&error)))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(io::Error::other(Fail::corrupt(error.to_string())));
+                }
+                Err(error) => {
+                    return Err(io::Error::other(
+                        Fail::network(error.to_string())
+                            .hint("try again: layers that are complete are not fetched twice"),
+                    ));
+                }
+            }
+        }
+    }
+}
 
 /// Where layers come from.
 pub trait Source: Sync {
@@ -229,4 +423,161 @@ fn fetch(
     }
     progress.done();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ingest::Silent;
+    use super::*;
+    use serde_json::json;
+    use std::collections::HashMap;
+
+    /// Blobs in memory; those that are missing fail as a network does.
+    struct Memory(HashMap<Digest, Vec<u8>>);
+
+    impl Source for Memory {
+        fn blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + '_>> {
+            match self.0.get(&layer.digest) {
+                Some(bytes) => Ok(Box::new(&bytes[..])),
+                None => Err(Fail::network("the line is dead").into()),
+            }
+        }
+    }
+
+    fn layer(name: &str) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        header.set_mode(0o644);
+        builder
+            .append_data(&mut header, name, &b"text"[..])
+            .unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    struct Image {
+        layers: Vec<Vec<u8>>,
+        config: Vec<u8>,
+        manifest: Vec<u8>,
+    }
+
+    fn image(names: &[&str]) -> Image {
+        let layers: Vec<Vec<u8>> = names.iter().map(|name| layer(name)).collect();
+        let digests: Vec<String> = layers
+            .iter()
+            .map(|tar| Digest::of(tar).to_string())
+            .collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": digests},
+        })
+        .to_string();
+        let descriptors: Vec<_> = layers
+            .iter()
+            .map(|tar| json!({
+                "mediaType": manifest::OCI_LAYER, "digest": Digest::of(tar).to_string(), "size": tar.len(),
+            }))
+            .collect();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": manifest::OCI_CONFIG,
+                "digest": Digest::of(config.as_bytes()).to_string(), "size": config.len(),
+            },
+            "layers": descriptors,
+        })
+        .to_string();
+        Image {
+            layers,
+            config: config.into_bytes(),
+            manifest: manifest.into_bytes(),
+        }
+    }
+
+    impl Image {
+        fn source(&self) -> Memory {
+            Memory(
+                self.layers
+                    .iter()
+                    .map(|tar| (Digest::of(tar), tar.clone()))
+                    .collect(),
+            )
+        }
+
+        fn bring(&self, store: &Store, source: &Memory) -> Result<StoredImage> {
+            let name = Reference::parse("a").unwrap();
+            let new = NewImage {
+                manifest: &self.manifest,
+                media_type: manifest::OCI_MANIFEST,
+                config: &self.config,
+                name: Some(&name),
+                pulled: None,
+            };
+            bring(store, &new, source, Ids::Single, &Silent)
+        }
+    }
+
+    fn entries(path: &std::path::Path) -> usize {
+        std::fs::read_dir(path).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn a_finished_layer_is_kept_when_another_one_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("rl"));
+        let image = image(&["a", "b", "c"]);
+        let mut source = image.source();
+        let lost = source.0.remove(&Digest::of(&image.layers[2])).unwrap();
+        let error = image.bring(&store, &source).expect_err("one is lost");
+        assert_eq!(kind(&error), Kind::Network);
+        assert!(Images::open(&store).list().unwrap().is_empty());
+        assert_eq!((entries(&store.layers()), entries(&store.tmp())), (2, 0));
+        // Only the lost one is asked for.
+        let rest = Memory(HashMap::from([(Digest::of(&lost), lost)]));
+        assert!(image.bring(&store, &rest).unwrap().layers_present);
+    }
+
+    #[test]
+    fn content_that_is_not_what_was_promised_is_never_kept() {
+        let good = image(&["a"]);
+        let digest = Digest::of(&good.layers[0]);
+        let other = layer("b");
+        let short = good.layers[0][..700].to_vec();
+        let long = [&good.layers[0][..], &[0; 512]].concat();
+        let mut bomb = zstd::encode_all(io::repeat(0).take(64 << 20), 1).unwrap();
+        bomb.resize(good.layers[0].len().max(bomb.len()), 0);
+        for (name, bytes) in [
+            ("other", other),
+            ("short", short),
+            ("long", long),
+            ("bomb", bomb),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::at(dir.path().join("rl"));
+            let source = Memory(HashMap::from([(digest.clone(), bytes)]));
+            let error = good.bring(&store, &source).expect_err(name);
+            assert_eq!(kind(&error), Kind::Corrupt, "{name}: {error:#}");
+            assert_eq!(
+                (entries(&store.layers()), entries(&store.tmp())),
+                (0, 0),
+                "{name}"
+            );
+            assert_eq!(entries(&store.images().join("blobs/sha256")), 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn many_pulls_of_one_image_do_the_work_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("rl"));
+        let image = image(&["a", "b", "c", "d"]);
+        let source = image.source();
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| assert!(image.bring(&store, &source).unwrap().layers_present));
+            }
+        });
+        assert_eq!((entries(&store.layers()), entries(&store.tmp())), (4, 0));
+        assert_eq!(Images::open(&store).list().unwrap().len(), 1);
+    }
 }

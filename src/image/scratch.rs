@@ -13,7 +13,6 @@ use std::fs::{File, TryLockError};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
@@ -53,15 +52,21 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Claims a name that nobody else has: `what-PID-N`.
+    /// Claims a name that nobody else has, `what-` and a random number. A pid would not do: stores are
+    /// shared between PID namespaces.
     ///
     /// # Errors
     /// The system's.
     pub fn unique(store: &Store, what: &str) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let pid = rustix::process::getpid().as_raw_nonzero();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self::claim(store, &format!("{what}-{pid}-{count}"))
+        use std::hash::{BuildHasher as _, Hasher as _};
+        let mut hasher = std::hash::RandomState::new().build_hasher();
+        hasher.write_u32(
+            rustix::process::getpid()
+                .as_raw_nonzero()
+                .get()
+                .cast_unsigned(),
+        );
+        Self::claim(store, &format!("{what}-{:016x}", hasher.finish()))
     }
 
     /// The directory.
@@ -168,6 +173,7 @@ pub fn sweep(store: &Store) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();

@@ -491,6 +491,7 @@ impl Images {
         self.store.make(&self.store.layers())?;
         let layout = images.join("oci-layout");
         if !layout.exists() {
+            let _lock = self.lock()?;
             sys::fs::write_atomically(&layout, br#"{"imageLayoutVersion":"1.0.0"}"#)
                 .with_context(|| format!("writing `{}`", layout.display()))?;
         }
@@ -637,6 +638,14 @@ impl Images {
     }
 
     fn read_image(&self, index: &Index, entry: &Descriptor) -> Result<StoredImage> {
+        self.read_parts(index, entry).with_context(|| {
+            let name = entry.annotations.get(REF_NAME);
+            let name = name.map_or_else(|| entry.digest.to_string(), |name| short(name));
+            format!("reading the image `{name}`")
+        })
+    }
+
+    fn read_parts(&self, index: &Index, entry: &Descriptor) -> Result<StoredImage> {
         let manifest = self.read_manifest(entry)?;
         let raw_config = self.read_blob(&manifest.config.digest)?;
         let config = ImageConfig::parse(&raw_config, &manifest)?;

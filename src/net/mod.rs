@@ -270,6 +270,7 @@ fn spawn(
         stderr: stderr.as_fd(),
         keep,
         join: &[],
+        own_mounts: false,
     })
     .with_context(doing)?;
     Ok((child, stderr))

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::confine::{self, Groups, Identity};
-use super::{Order, RootPlan, ToHost, ToStage, rootfs, user};
+use super::{Order, ToHost, ToStage, rootfs, user};
 use crate::error::{self, Fail, Kind};
 use crate::spec::{Namespace, Process, TimeOffsets};
 use crate::sys;
@@ -122,13 +122,10 @@ fn run(host: &mut Host) -> Result<Exit> {
         enter_time(offsets)?;
     }
     sys::mount::make_all_slave()?;
-    // A mapped root's own ids are needed only where the kernel's ids of the caller are not container root's.
-    if order.become_ids.is_some() || matches!(order.root, RootPlan::Host { .. }) {
-        host.wait_mapped()?;
-    }
-    let root = rootfs::mount_root(&order.root, |why| overlay_refused(host, why))
-        .context("mounting the root file system")?;
+    // Before: the kernel answers EACCES to an overlay whose owner has no id yet.
     host.wait_mapped()?;
+    let root = rootfs::mount_root(&order.root, order.driver, |why| overlay_refused(host, why))
+        .context("mounting the root file system")?;
     if let Some((uid, gid)) = order.become_ids {
         sys::process::become_ids(uid, gid)?;
     }
@@ -220,10 +217,10 @@ fn enter_time(offsets: TimeOffsets) -> Result<()> {
     sys::process::setns(namespace.as_fd(), libc::CLONE_NEWTIME).context(doing)
 }
 
-fn overlay_refused(host: &mut Host, why: &sys::Error) -> Result<PathBuf> {
+fn overlay_refused(host: &mut Host, why: &str) -> Result<PathBuf> {
     host.say(
         &ToHost::OverlayRefused {
-            why: why.to_string(),
+            why: why.to_owned(),
         },
         None,
     )?;

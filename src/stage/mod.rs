@@ -61,6 +61,35 @@ pub enum RootPlan {
     },
 }
 
+/// How layers are put over each other (`RL_STORAGE_DRIVER`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// The kernel's overlay, else fuse-overlayfs, else a copy; what is given up is announced.
+    #[default]
+    Auto,
+    /// The kernel's overlay or nothing.
+    Overlay,
+    /// fuse-overlayfs or nothing.
+    FuseOverlayfs,
+    /// A copy of all layers for each container.
+    Copy,
+}
+
+impl Driver {
+    /// The driver of that name, as podman's `STORAGE_DRIVER` has it; `vfs` is its name for a copy.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "auto" => Some(Driver::Auto),
+            "overlay" => Some(Driver::Overlay),
+            "fuse-overlayfs" => Some(Driver::FuseOverlayfs),
+            "copy" | "vfs" => Some(Driver::Copy),
+            _ => None,
+        }
+    }
+}
+
 /// Everything pid 1 has to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
@@ -68,6 +97,8 @@ pub struct Order {
     pub spec: ContainerSpec,
     /// Its root file system.
     pub root: RootPlan,
+    /// How layers are put over each other.
+    pub driver: Driver,
     /// The ids to take on before anything is made inside: container root, where that is not the caller.
     pub become_ids: Option<(u32, u32)>,
     /// The only user and group there are: `setgroups` is denied and other ids do not exist.

@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::init::socket_number;
-use super::{Job, Order, RootPlan, ToHost, ToStage};
+use super::{Driver, Job, Order, RootPlan, ToHost, ToStage};
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan, find_program};
 use crate::net::{self, Chosen, Uplink};
@@ -317,33 +317,43 @@ fn mount_otherwise(
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<PathBuf> {
-    let plan = &launch.order.root;
-    let fuse = find_program("fuse-overlayfs");
-    if let (Some(program), RootPlan::Overlay { merged, .. }) = (&fuse, plan) {
-        match mount_fuse(program, plan, running) {
-            Ok(()) => {
-                say(&format!(
-                    "the kernel mounts no overlay here ({why}); using fuse-overlayfs"
-                ));
-                return Ok(merged.clone());
+    let (plan, driver) = (&launch.order.root, launch.order.driver);
+    let mut causes = vec![why.to_owned()];
+    if driver != Driver::Copy {
+        match fuse(plan, running) {
+            Ok(merged) => {
+                if driver == Driver::Auto {
+                    say(&format!(
+                        "the kernel mounts no overlay here ({why}): using fuse-overlayfs (rl explain RL-F03)"
+                    ));
+                }
+                return Ok(merged);
             }
-            Err(error) => say(&format!("fuse-overlayfs does not work either: {error:#}")),
+            Err(error) if driver == Driver::FuseOverlayfs => return Err(error),
+            Err(error) => causes.push(format!("{error:#}")),
         }
     }
-    let missing = if fuse.is_none() {
-        ", fuse-overlayfs is not installed"
-    } else {
-        ""
-    };
-    say(&format!(
-        "no overlay can be mounted ({why}{missing}); copying the image, which takes time and space (rl explain RL-F03)"
-    ));
+    if driver == Driver::Auto {
+        say(&format!(
+            "no overlay can be mounted ({}): copying the image, which takes time and space (rl explain RL-F03)",
+            causes.join("; ")
+        ));
+    }
     copy_root(plan)
 }
 
+fn fuse(plan: &RootPlan, running: &mut Running) -> Result<PathBuf> {
+    let program = find_program("fuse-overlayfs").ok_or_else(|| {
+        Fail::unsupported("fuse-overlayfs is not installed")
+            .hint("ask your administrator for the package `fuse-overlayfs`")
+            .code("RL-F04")
+    })?;
+    mount_fuse(&program, plan, running)
+}
+
 /// fuse-overlayfs in the container's user and mount namespaces, but the host's processes: nothing inside can
-/// see or kill it.
-fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<()> {
+/// see or kill it. It has a copy of the mount namespace, which the shared mount at `merged` connects (`rootfs`).
+fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<PathBuf> {
     let RootPlan::Overlay {
         base,
         lowers,
@@ -396,10 +406,11 @@ fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<
         stderr: null.as_fd(),
         keep: &[],
         join: &[user.as_fd(), mount.as_fd()],
+        own_mounts: true,
     })?;
     wait_mounted(pid.get(), &target, &child)?;
     running.fuse = Some(child);
-    Ok(())
+    Ok(merged.clone())
 }
 
 /// Waits until the mount shows in the container's mount table, or the process ends. Source: proc(5): a change
@@ -412,7 +423,7 @@ fn wait_mounted(pid: i32, target: &Path, child: &Child) -> Result<()> {
         let wanted = target.to_string_lossy();
         if text
             .lines()
-            .any(|line| line.split(' ').nth(4) == Some(wanted.as_ref()))
+            .any(|line| line.split(' ').nth(4) == Some(wanted.as_ref()) && line.contains(" - fuse"))
         {
             return Ok(());
         }

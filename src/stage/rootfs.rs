@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
-use super::{Order, RootPlan};
+use super::{Driver, Order, RootPlan};
 use crate::error::Fail;
 use crate::spec::{Device, Mount, MountSource, Namespace, Network, Shm};
 use crate::sys;
@@ -537,39 +537,58 @@ fn root_of(mount: &Detached) -> Result<OwnedFd> {
 /// The kernel's, with the directory.
 pub fn mount_root(
     plan: &RootPlan,
-    refused: impl FnOnce(&sys::Error) -> Result<PathBuf>,
+    driver: Driver,
+    refused: impl FnOnce(&str) -> Result<PathBuf>,
 ) -> Result<Root> {
     match plan {
         RootPlan::Directory { path } => directory_root(path),
+        RootPlan::Host { dir } => host_root(dir),
         RootPlan::Overlay {
             base,
             lowers,
             upper,
             work,
             merged,
-        } => match overlay(base, lowers, upper, work, merged) {
-            Ok(fd) => Ok(Root::from_fd(fd)),
-            // These are not about overlays: a layer is missing, the disk is full.
-            Err(error)
-                if matches!(
-                    error.errno,
-                    Errno::NOENT | Errno::NOSPC | Errno::DQUOT | Errno::IO
-                ) =>
-            {
-                Err(error.into())
-            }
-            Err(error) => {
-                let path = refused(&error)?;
+        } => {
+            rustix::process::chdir(base)
+                .with_context(|| format!("entering `{}`", base.display()))?;
+            let why = match driver {
+                Driver::FuseOverlayfs | Driver::Copy => "RL_STORAGE_DRIVER says so".to_owned(),
+                Driver::Auto | Driver::Overlay => match overlay(lowers, upper, work, merged) {
+                    Ok(fd) => return Ok(Root::from_fd(fd)),
+                    // These are not about overlays: a layer is missing, the disk is full.
+                    Err(error)
+                        if driver == Driver::Overlay
+                            || matches!(
+                                error.errno,
+                                Errno::NOENT | Errno::NOSPC | Errno::DQUOT | Errno::IO
+                            ) =>
+                    {
+                        return Err(error.into());
+                    }
+                    Err(error) => error.to_string(),
+                },
+            };
+            let shared = share(merged)?;
+            let path = refused(&why)?;
+            if path == *merged {
+                // pivot_root(2) takes no root that is shared, nor one on a shared mount.
+                sys::mount::make_private(shared.as_fd())?;
+                Ok(Root::open_trusted(merged)?)
+            } else {
                 // A copy is a plain directory, which pivot_root does not take.
-                if path == *merged {
-                    Ok(Root::open_trusted(&path)?)
-                } else {
-                    directory_root(&path)
-                }
+                directory_root(&path)
             }
-        },
-        RootPlan::Host { dir } => host_root(dir),
+        }
     }
+}
+
+/// Makes `merged` a mount that a copy of this mount namespace can mount on for us.
+fn share(merged: &Path) -> sys::Result<OwnedFd> {
+    let mount = sys::mount::clone_trusted(merged, Recursive::No)?;
+    mount.set_propagation(MountPropagationFlags::PRIVATE)?;
+    mount.set_propagation(MountPropagationFlags::SHARED)?;
+    mount.attach_trusted(merged)
 }
 
 /// A mount of its own for a plain directory: pivot_root(2) takes nothing else.
@@ -581,15 +600,7 @@ fn directory_root(path: &Path) -> Result<Root> {
     ))
 }
 
-fn overlay(
-    base: &Path,
-    lowers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    merged: &Path,
-) -> sys::Result<OwnedFd> {
-    rustix::process::chdir(base)
-        .map_err(|errno| sys::Error::new(format!("chdir({base:?})"), errno))?;
+fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, merged: &Path) -> sys::Result<OwnedFd> {
     // Without user.* attributes the kernel mounts it and then fails to rename directories (tmpfs before Linux 6.6).
     let mut nothing = [0_u8; 0];
     match rustix::fs::getxattr(upper, "user.overlay.opaque", &mut nothing[..]) {

@@ -247,6 +247,19 @@ pub fn make_all_slave() -> Result<()> {
     .map_err(|errno| Error::new("mount(\"/\", MS_SLAVE|MS_REC)", errno))
 }
 
+/// What is mounted on this mount and on those below shows nowhere else, and the other way round.
+///
+/// # Errors
+/// mount_setattr(2).
+pub fn make_private(mount: BorrowedFd<'_>) -> Result<()> {
+    setattr(
+        mount,
+        0,
+        u64::from(MountPropagationFlags::PRIVATE.bits()),
+        Recursive::Yes,
+    )
+}
+
 /// Makes what `root` stands for the root directory, and lets go of the old one.
 ///
 /// # Errors

@@ -9,32 +9,7 @@ use super::values::{boolean, glob};
 use super::{Environment, RunArgs};
 use crate::error::Fail;
 use crate::spec::{Confinement, Namespace, Namespaces, Network, Seccomp};
-
-mod confine {
-    //! Stands in for `stage::confine` until it is here.
-
-    use crate::error::Fail;
-    use crate::spec::Rlimit;
-
-    pub const MASKED_PATHS: &[&str] = &[
-        "/proc/asound",
-        "/proc/acpi",
-        "/proc/kcore",
-        "/proc/keys",
-        "/proc/latency_stats",
-        "/proc/timer_list",
-        "/sys/firmware",
-    ];
-    pub const READ_ONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
-
-    pub fn resolve(_add: &[String], _drop: &[String], _all: bool) -> Result<Vec<String>, Fail> {
-        Ok(Vec::new())
-    }
-
-    pub fn parse_ulimit(text: &str) -> Result<Rlimit, Fail> {
-        Err(Fail::usage(format!("--ulimit `{text}` is not known")))
-    }
-}
+use crate::stage::confine;
 
 pub fn confinement(
     args: &RunArgs,
@@ -42,7 +17,6 @@ pub fn confinement(
     namespaces: &Namespaces,
     network: &Network,
 ) -> Result<Confinement, Fail> {
-    let list = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
     let mut confinement = Confinement {
         privileged: args.privileged,
         capabilities: confine::resolve(
@@ -57,8 +31,8 @@ pub fn confinement(
     if args.privileged {
         confinement.seccomp = Seccomp::Unconfined;
     } else {
-        confinement.masked_paths = list(confine::MASKED_PATHS);
-        confinement.read_only_paths = list(confine::READ_ONLY_PATHS);
+        confinement.masked_paths = environment.masked_paths.clone();
+        confinement.read_only_paths = confine::DEFAULT_READ_ONLY_PATHS.map(str::to_owned).to_vec();
     }
     if let Some(score) = args.oom_score_adj
         && !(-1000..=1000).contains(&score)

@@ -10,12 +10,114 @@ mod namespaces;
 mod spec;
 pub mod values;
 
-use std::path::PathBuf;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 
-pub use names::{generate as generate_name, generate_id};
+use anyhow::{Context as _, Result};
+
 pub use spec::{Environment, spec};
 
+use super::image::{self, PullOptions};
+use super::progress::say;
+use crate::container::{self, RunOptions};
+use crate::image::platform::Platform;
+use crate::paths::Store;
+use crate::spec::{ContainerSpec, ImageDefaults, Rootfs};
+use crate::stage::confine;
 use values::{boolean, size};
+
+/// `rl run`: the exit code is the program's.
+pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
+    let mut spec = spec(args, &environment()?)?;
+    take_image(&mut spec, args, store)?;
+    spec.process.env = settled(std::mem::take(&mut spec.process.env));
+    let options = RunOptions {
+        cidfile: args.cidfile.clone(),
+        pidfile: args.pidfile.clone(),
+        sig_proxy: args.sig_proxy,
+    };
+    container::run(store, spec, &options, &mut |line| {
+        say(&format!("rl: {line}"))
+    })
+}
+
+/// The world as it is.
+fn environment() -> Result<Environment<'static>> {
+    Ok(Environment {
+        variables: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        cwd: std::env::current_dir().context("finding the working directory")?,
+        stdin_is_terminal: std::io::stdin().is_terminal(),
+        selinux: has_selinux(),
+        masked_paths: confine::default_masked_paths(),
+        id: names::generate_id(),
+        name: names::generate(),
+        read: &|path| std::fs::read(path),
+        look: &|path| std::fs::metadata(path).map(|_| ()),
+    })
+}
+
+/// Whether SELinux is at work on this machine.
+#[must_use]
+pub fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// Gets the image, and lets the spec inherit what the user left open.
+fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result<()> {
+    let defaults = match (&mut spec.rootfs, &mut spec.image) {
+        (Rootfs::Layers { diff_ids }, Some(wanted)) => {
+            let options = PullOptions {
+                platform: args.platform.as_deref().map(Platform::parse).transpose()?,
+                tls_verify: args.tls_verify,
+                quiet: args.quiet,
+            };
+            let image = image::obtain(store, &wanted.reference, args.pull, &options)?;
+            wanted.id = image.id.to_string();
+            *diff_ids = image
+                .config
+                .rootfs
+                .diff_ids
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            image.config.defaults()
+        }
+        // The host's own programs are there to be used by hand.
+        (Rootfs::Host, _) => ImageDefaults {
+            command: Some(vec!["/bin/sh".to_owned()]),
+            ..ImageDefaults::default()
+        },
+        (Rootfs::Layers { .. } | Rootfs::Directory { .. }, _) => ImageDefaults::default(),
+    };
+    spec.inherit(&defaults);
+    Ok(())
+}
+
+/// One entry for each variable, the last one given; an entry without `=` takes the variable away.
+fn settled(env: Vec<String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::with_capacity(env.len());
+    for entry in env {
+        let name = entry
+            .split_once('=')
+            .map_or(entry.as_str(), |(name, _)| name);
+        let position = kept.iter().position(|known| {
+            known
+                .split_once('=')
+                .is_some_and(|(known, _)| known == name)
+        });
+        match (position, entry.contains('=')) {
+            (Some(position), true) => kept[position] = entry,
+            (Some(position), false) => {
+                kept.remove(position);
+            }
+            (None, true) => kept.push(entry),
+            (None, false) => {}
+        }
+    }
+    kept
+}
 
 /// When an image is asked for at its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -255,4 +357,16 @@ pub struct RunArgs {
     /// The image, and the program and its arguments
     #[arg(value_names = ["IMAGE", "COMMAND"], num_args = 1.., trailing_var_arg = true)]
     pub words: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_there_once_or_taken_away() {
+        let env = ["A=1", "B=2", "C=3", "A=4", "B", "NONE", "D=x=y"];
+        let env = env.map(str::to_owned).to_vec();
+        assert_eq!(settled(env), ["A=4", "C=3", "D=x=y"]);
+    }
 }

@@ -27,6 +27,8 @@ pub struct Environment<'a> {
     pub stdin_is_terminal: bool,
     /// SELinux decides what containers may read here.
     pub selinux: bool,
+    /// What is hidden from containers on this machine.
+    pub masked_paths: Vec<String>,
     /// A fresh container id: 64 hexadecimal digits.
     pub id: String,
     /// A fresh name, for a container that the user did not name.
@@ -338,6 +340,7 @@ fn signal(text: &str) -> Result<String, Fail> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::stage::confine;
 
     /// A world with `/have`, `/dev/fuse`, `/cwd` and a few files.
     pub fn environment() -> Environment<'static> {
@@ -365,6 +368,7 @@ pub mod tests {
             cwd: PathBuf::from("/cwd"),
             stdin_is_terminal: true,
             selinux: false,
+            masked_paths: confine::DEFAULT_MASKED_PATHS.map(str::to_owned).to_vec(),
             id: "0".repeat(64),
             name: "calm_curie".to_owned(),
             read: &read,
@@ -375,11 +379,13 @@ pub mod tests {
     pub fn args(line: &str) -> RunArgs {
         let words = ["rl", "run"].into_iter().chain(line.split(' '));
         let words = words.map(|word| word.replace('~', " "));
-        let cli = crate::cli::parse(words.map(Into::into).collect()).expect(line);
-        let crate::cli::Command::Run(args) = cli.command else {
-            panic!("{line} is another command")
-        };
-        *args
+        match crate::cli::parse(words.map(Into::into).collect()).expect(line) {
+            crate::cli::Parsed::Cli(cli) => match cli.command {
+                crate::cli::Command::Run(args) => *args,
+                other => panic!("{line} is {other:?}"),
+            },
+            crate::cli::Parsed::Text(text) => panic!("{line} prints {text}"),
+        }
     }
 
     pub fn translate(line: &str) -> Result<ContainerSpec, Fail> {

@@ -55,11 +55,12 @@ pub fn explain(error: ureq::Error, uri: &Uri, registry: &str, proxy: Option<&str
         return explain_tls(error, &host, registry);
     }
     if let ureq::Error::Io(error) = &error {
-        return explain_io(error, uri, registry, &whom);
+        return explain_io(error, uri, registry, proxy, &whom);
     }
     if let ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) = error {
         let limit = CONNECT_LIMIT.as_secs();
-        return Trouble::passing(no_route(&whom, &format!("no connection within {limit} s")));
+        // Where packets vanish, they vanish again: the user should know soon.
+        return Trouble::lasting(no_route(&whom, &format!("no connection within {limit} s")));
     }
     if let ureq::Error::Timeout(_) = error {
         let limit = IDLE_LIMIT.as_secs();
@@ -83,7 +84,13 @@ pub fn explain(error: ureq::Error, uri: &Uri, registry: &str, proxy: Option<&str
     Trouble::lasting(Fail::network(format!("{whom}: {text}")))
 }
 
-fn explain_io(error: &std::io::Error, uri: &Uri, registry: &str, whom: &str) -> Trouble {
+fn explain_io(
+    error: &std::io::Error,
+    uri: &Uri,
+    registry: &str,
+    proxy: Option<&str>,
+    whom: &str,
+) -> Trouble {
     if let Some(tls) = rustls_error(error) {
         return explain_tls(tls, &host_of(uri), registry);
     }
@@ -91,7 +98,10 @@ fn explain_io(error: &std::io::Error, uri: &Uri, registry: &str, whom: &str) -> 
     if kind == ErrorKind::ConnectionRefused {
         return Trouble::lasting(
             Fail::network(format!("{whom} refuses the connection"))
-                .hint("is the registry running, and is the port right?")
+                .hint(match proxy {
+                    None => "is the registry running, and is the port right?",
+                    Some(_) => "check https_proxy and no_proxy",
+                })
                 .code("RL-N06"),
         );
     }

@@ -68,17 +68,38 @@ const BUNDLES: [&str; 5] = [
 ];
 
 fn system_certificates() -> Result<Vec<Certificate<'static>>, Fail> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let own = variable("SSL_CERT_FILE").or_else(|| variable("SSL_CERT_DIR"));
-    let bundle = BUNDLES.iter().map(Path::new).find(|path| path.is_file());
-    let loaded = match (&own, bundle) {
-        (None, Some(bundle)) => rustls_native_certs::load_certs_from_paths(Some(bundle), None),
-        (Some(_), _) | (None, None) => rustls_native_certs::load_native_certs(),
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
     };
-    if let (Some(own), true, Some(error)) = (&own, loaded.certs.is_empty(), loaded.errors.first()) {
+    certificates_of(
+        variable("SSL_CERT_FILE").as_deref(),
+        variable("SSL_CERT_DIR").as_deref(),
+    )
+}
+
+fn certificates_of(
+    file: Option<&Path>,
+    dir: Option<&Path>,
+) -> Result<Vec<Certificate<'static>>, Fail> {
+    let bundle = BUNDLES.iter().map(Path::new).find(|path| path.is_file());
+    let loaded = match (file, dir, bundle) {
+        (None, None, Some(bundle)) => {
+            rustls_native_certs::load_certs_from_paths(Some(bundle), None)
+        }
+        (None, None, None) => rustls_native_certs::load_native_certs(),
+        (file, dir, _) => rustls_native_certs::load_certs_from_paths(file, dir),
+    };
+    // A file that the user named must be there, even if others are.
+    let missing = file.filter(|file| !file.is_file());
+    let empty = file.or(dir).filter(|_| loaded.certs.is_empty());
+    if let Some(own) = missing.or(empty) {
+        let why = loaded.errors.first().map(ToString::to_string);
         return Err(Fail::usage(format!(
-            "SSL_CERT_FILE or SSL_CERT_DIR is `{}`, where no certificate can be read: {error}",
-            own.display()
+            "SSL_CERT_FILE or SSL_CERT_DIR is `{}`, where no certificate can be read: {}",
+            own.display(),
+            why.unwrap_or_else(|| "there is none".to_owned())
         ))
         .code("RL-I03"));
     }
@@ -187,5 +208,19 @@ mod tests {
         std::fs::write(dir.path().join("README"), "x").unwrap();
         let fail = own_certificates(dir.path()).expect_err("broken");
         assert!(fail.message.contains("ca.crt"), "{fail}");
+    }
+
+    #[test]
+    fn a_certificate_file_that_the_user_named_must_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing.pem");
+        for (file, dir) in [
+            (Some(&*missing), None),
+            (Some(&*missing), Some(Path::new("/etc/ssl/certs"))),
+            (None, Some(dir.path())),
+        ] {
+            let fail = certificates_of(file, dir).expect_err("nothing there");
+            assert!(fail.message.contains("SSL_CERT"), "{fail}");
+        }
     }
 }

@@ -3,6 +3,9 @@
 //! An archive is read where it lies; only what is compressed or comes through a pipe is first written to
 //! a file under `tmp/`, for the list of images may stand at the end.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek as _};
@@ -16,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::changes;
 use super::config::{History, ImageConfig, RootFs};
 use super::entries::{Entry, Kind, Reader};
-use super::ingest::{self, Expected, Packing, Progress, decompress, read_failed};
+use super::ingest::{self, Expected, Packing, Progress, decompress};
 use super::layer::Ids;
 use super::manifest::{self, Descriptor, Document, MAX_DOCUMENT, Manifest};
 use super::platform::Platform;
@@ -245,14 +248,13 @@ fn plain_file(input: File, spool: &Scratch) -> Result<File> {
         }
         Packing::Plain | Packing::Gzip | Packing::Zstd => {
             let (_, mut reader) = decompress(file)?;
-            io::copy(&mut reader, &mut plain).map_err(|error| match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    spool_failed(&plain, error)
+            io::copy(&mut reader, &mut plain).map_err(|error| {
+                if error.raw_os_error().is_some() {
+                    return spool_failed(&plain, error);
                 }
-                _ if error.raw_os_error().is_some() => read_failed(error),
-                _ => Fail::corrupt(format!("the archive cannot be decompressed: {error}"))
+                Fail::corrupt(format!("the archive cannot be decompressed: {error}"))
                     .hint("it may be incomplete: fetch or save it again")
-                    .into(),
+                    .into()
             })?;
         }
     }
@@ -430,16 +432,20 @@ impl<'f> Archive<'f> {
         });
         let mut entry = Entry::default();
         let mut members = HashMap::new();
-        let damaged = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData if error.to_string().starts_with("not a tar") => {
+        let damaged = |error: io::Error| {
+            let kind = error.kind();
+            if kind == io::ErrorKind::InvalidData && error.to_string().starts_with("not a tar") {
                 Fail::usage("this is not an archive of images: it is no tar file").into()
-            }
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            } else if matches!(
+                kind,
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) {
                 Fail::corrupt(format!("the archive is damaged: {error}"))
                     .hint("it may be incomplete: fetch or save it again")
                     .into()
+            } else {
+                anyhow::Error::from(error)
             }
-            _ => anyhow::Error::from(error),
         };
         while reader.next(&mut entry).map_err(damaged)? {
             let path = normal(&String::from_utf8_lossy(&entry.path));

@@ -1,0 +1,322 @@
+//! The verbs on images: pull, load, import, tag, rmi; and how `run` gets its image.
+//!
+//! Lists are in [`super::images`], descriptions in [`super::inspect`].
+
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::job::{self, Pulled, Work};
+use super::output;
+use super::progress::say;
+use super::run::Pull;
+use super::run::values::boolean;
+use crate::error::{self, Fail, Kind};
+use crate::image::platform::Platform;
+use crate::image::reference::{Digest, Reference};
+use crate::image::store::{Images, StoredImage};
+use crate::paths::Store;
+
+/// The flags of `rl pull`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PullArgs {
+    /// Choose the platform, as OS/ARCH[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+
+    /// Print the names only
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Verify the registry's certificate (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub tls_verify: Option<bool>,
+
+    /// The images
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}
+
+/// The flags of `rl load`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LoadArgs {
+    /// Read this file instead of standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// The flags of `rl import`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ImportArgs {
+    /// Apply a Dockerfile instruction: CMD, ENTRYPOINT, ENV, … (can be repeated)
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+
+    /// Note something in the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+
+    /// What the programs in it are made for, as OS/ARCH[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// The tar of a root file system; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: String,
+
+    /// The image's name
+    #[arg(value_name = "NAME")]
+    pub reference: Option<String>,
+}
+
+/// The words of `rl tag`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TagArgs {
+    /// An image
+    #[arg(value_name = "IMAGE")]
+    pub source: String,
+
+    /// One more name for it
+    #[arg(value_name = "NAME")]
+    pub target: String,
+}
+
+/// The flags of `rl rmi`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RemoveArgs {
+    /// Remove images with several names, and those that containers use
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// Accepted for docker's sake: parents are not kept as images here
+    #[arg(long, hide = true)]
+    pub no_prune: bool,
+
+    /// The images
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}
+
+/// What a pull needs to know beside the name.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions {
+    /// For which platform.
+    pub platform: Option<Platform>,
+    /// `--tls-verify`.
+    pub tls_verify: Option<bool>,
+    /// Show no progress.
+    pub quiet: bool,
+}
+
+/// `rl pull`: prints the full name of each image.
+pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
+    let options = PullOptions {
+        platform: args.platform.as_deref().map(Platform::parse).transpose()?,
+        tls_verify: args.tls_verify,
+        quiet: args.quiet,
+    };
+    // All names are read before anything is fetched.
+    let references: Vec<Reference> = args
+        .images
+        .iter()
+        .map(|name| Reference::parse(name))
+        .collect::<Result<_, _>>()?;
+    for reference in references {
+        let before = Images::open(store).find(&reference.to_string(), None)?;
+        let pulled = fetch(store, &reference, &options)?;
+        if !options.quiet {
+            let name = reference.familiar();
+            let is_new = before.is_none_or(|before| before.id != pulled.id);
+            say(&format!("Digest: {}", pulled.digest));
+            say(&if is_new {
+                format!("Status: Downloaded newer image for {name}")
+            } else {
+                format!("Status: Image is up to date for {name}")
+            });
+        }
+        output::print(&reference.to_string())?;
+    }
+    Ok(0)
+}
+
+fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<Pulled> {
+    job::ask(
+        store,
+        &reference.familiar(),
+        options.quiet,
+        Work::Pull {
+            reference: reference.clone(),
+            platform: options.platform.clone(),
+            tls_verify: options.tls_verify,
+        },
+    )
+}
+
+/// The image that `run` asks for, from here or from its registry.
+///
+/// # Errors
+/// `NotFound` for `--pull=never`; the pull's.
+pub fn obtain(store: &Store, name: &str, when: Pull, options: &PullOptions) -> Result<StoredImage> {
+    let images = Images::open(store);
+    let here = images
+        .find(name, options.platform.as_ref())?
+        .filter(|image| image.layers_present);
+    match (when, here) {
+        (Pull::Never | Pull::Missing, Some(image)) => Ok(image),
+        (Pull::Never, None) => Err(Fail::not_found(format!("no image `{name}` here"))
+            .hint(format!(
+                "`rl images` lists what is here; `rl pull {name}` fetches it"
+            ))
+            .into()),
+        (Pull::Missing, None) => fresh(store, name, options),
+        // An image that is named by its id belongs to no registry.
+        (Pull::Always | Pull::Newer, Some(image)) if is_id_of(name, &image.id) => Ok(image),
+        (Pull::Always, _) | (Pull::Newer, None) => fresh(store, name, options),
+        (Pull::Newer, Some(image)) => match fresh(store, name, options) {
+            Err(error) if error::kind(&error) == Kind::Network => Ok(image),
+            other => other,
+        },
+    }
+}
+
+fn is_id_of(name: &str, id: &Digest) -> bool {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    id.hex().starts_with(hex)
+}
+
+fn fresh(store: &Store, name: &str, options: &PullOptions) -> Result<StoredImage> {
+    let reference = Reference::parse(name)?;
+    let pulled = fetch(store, &reference, options)?;
+    Images::open(store)
+        .find(&pulled.id.to_string(), None)?
+        .ok_or_else(|| {
+            Fail::conflict(format!("`{name}` was removed as soon as it was here"))
+                .hint("another `rl rmi` is at work: try again")
+                .into()
+        })
+}
+
+/// `rl load`.
+pub fn load(args: &LoadArgs, store: &Store) -> Result<u8> {
+    let input = readable(args.input.as_deref(), "rl load -i FILE")?;
+    let lines: Vec<String> = job::ask(store, "load", args.quiet, Work::Load { input })?;
+    for line in lines {
+        output::print(&line)?;
+    }
+    Ok(0)
+}
+
+/// `rl import`: prints the new image's id.
+pub fn import(args: &ImportArgs, store: &Store) -> Result<u8> {
+    if args.file.starts_with("http://") || args.file.starts_with("https://") {
+        return Err(
+            Fail::unsupported("importing from a web address is not supported")
+                .hint(format!("curl -L {} | rl import - NAME", args.file))
+                .into(),
+        );
+    }
+    let file = (args.file != "-").then(|| Path::new(&args.file));
+    let work = Work::Import {
+        input: readable(file, "rl import FILE NAME")?,
+        reference: args
+            .reference
+            .as_deref()
+            .map(Reference::parse)
+            .transpose()?,
+        changes: args.change.clone(),
+        message: args.message.clone(),
+        platform: args.platform.as_deref().map(Platform::parse).transpose()?,
+    };
+    let id: Digest = job::ask(store, "import", args.quiet, work)?;
+    output::print(&id.to_string())?;
+    Ok(0)
+}
+
+/// The absolute path of a file that can be opened; none for standard input, which must not be a terminal.
+fn readable(path: Option<&Path>, instead: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = path else {
+        if io::stdin().is_terminal() {
+            return Err(Fail::usage("standard input is a terminal, not an archive")
+                .hint(format!("give a file ({instead}) or pipe one in"))
+                .into());
+        }
+        return Ok(None);
+    };
+    if let Err(error) = std::fs::File::open(path) {
+        let fail = Fail::usage(format!("cannot read `{}`: {error}", path.display()));
+        return Err(match error.kind() {
+            io::ErrorKind::NotFound => Fail {
+                kind: Kind::NotFound,
+                ..fail
+            },
+            _ => fail,
+        }
+        .into());
+    }
+    Ok(Some(std::path::absolute(path)?))
+}
+
+/// `rl tag`.
+pub fn tag(args: &TagArgs, store: &Store) -> Result<u8> {
+    let target = Reference::parse(&args.target)?;
+    if target.digest.is_some() {
+        return Err(Fail::usage(format!(
+            "`{}` has a digest, which is not a name to give",
+            args.target
+        ))
+        .into());
+    }
+    let images = Images::open(store);
+    let image = images
+        .find(&args.source, None)?
+        .ok_or_else(|| no_image(&args.source))?;
+    images.tag(&image.id, &target)?;
+    Ok(0)
+}
+
+/// The error for an image that is not here.
+pub fn no_image(name: &str) -> Fail {
+    Fail::not_found(format!("no image `{name}` here")).hint("`rl images` lists what is here")
+}
+
+/// `rl rmi`: goes on after a failure, which is reported at the end.
+pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
+    let mut failures = Vec::new();
+    for image in &args.images {
+        let work = Work::Remove {
+            image: image.clone(),
+            force: args.force,
+        };
+        match job::ask::<Vec<String>>(store, image, true, work) {
+            Ok(lines) => {
+                for line in lines {
+                    output::print(&line)?;
+                }
+            }
+            // Docker's meaning of --force: what is gone already is fine.
+            Err(error) if args.force && error::kind(&error) == Kind::NotFound => {}
+            Err(error) => failures.push(error),
+        }
+    }
+    all_of(failures)
+}
+
+/// Reports all but the last failure and returns that one.
+pub fn all_of(mut failures: Vec<anyhow::Error>) -> Result<u8> {
+    let Some(last) = failures.pop() else {
+        return Ok(0);
+    };
+    for failure in failures {
+        say(&error::report(&failure));
+    }
+    Err(last)
+}

@@ -1,0 +1,229 @@
+//! Image work that needs the user's ids: what is asked of a job, and what the job does.
+//!
+//! The command makes a [`Request`]; [`work`] answers it, in another process that is root of a user
+//! namespace. Both are here so that they cannot disagree. The display belongs to the job.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::progress::{self, Verb, say};
+use crate::container::{self, usage};
+use crate::image::archive::{self, ImportOptions};
+use crate::image::ingest::Progress;
+use crate::image::layer::Ids;
+use crate::image::platform::Platform;
+use crate::image::pull::{self, PullRequest};
+use crate::image::reference::{Digest, Reference};
+use crate::image::registry::ClientOptions;
+use crate::image::store::{Force, Images, Removed};
+use crate::paths::Store;
+
+/// What is to be done.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// How ownership is kept.
+    pub ids: Ids,
+    /// Show no progress.
+    pub quiet: bool,
+    /// The work.
+    pub work: Work,
+}
+
+/// The kinds of work.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Answered by [`Pulled`].
+    Pull {
+        /// Which image.
+        reference: Reference,
+        /// For which platform; this machine's when none is given.
+        platform: Option<Platform>,
+        /// `--tls-verify`.
+        tls_verify: Option<bool>,
+    },
+    /// Answered by a list of lines for standard output.
+    Load {
+        /// The archive; standard input when none is given.
+        input: Option<PathBuf>,
+    },
+    /// Answered by the new image's id.
+    Import {
+        /// The tar; standard input when none is given.
+        input: Option<PathBuf>,
+        /// The image's name.
+        reference: Option<Reference>,
+        /// `--change`.
+        changes: Vec<String>,
+        /// `--message`.
+        message: Option<String>,
+        /// `--platform`.
+        platform: Option<Platform>,
+    },
+    /// Answered by a list of lines for standard output.
+    Remove {
+        /// A name or id.
+        image: String,
+        /// `--force`.
+        force: bool,
+    },
+}
+
+/// What came of a pull.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pulled {
+    /// The image's id.
+    pub id: Digest,
+    /// What the registry calls this content.
+    pub digest: Digest,
+}
+
+/// Has `work` done by a process with the user's ids and returns the answer. `title` is for `ps`.
+///
+/// # Errors
+/// The work's.
+pub fn ask<T: for<'de> Deserialize<'de>>(
+    store: &Store,
+    title: &str,
+    quiet: bool,
+    work: Work,
+) -> Result<T> {
+    let request = |ids| {
+        let request = Request {
+            store: store.root().to_owned(),
+            ids,
+            quiet,
+            work,
+        };
+        serde_json::to_string(&request).context("asking for image work")
+    };
+    let answer = container::image_work(title, request, &mut |line| say(&format!("rl: {line}")))?;
+    serde_json::from_str(&answer).context("reading a job's answer")
+}
+
+/// Answers a [`Request`], as JSON both. Runs as root of a user namespace, with threads of its own.
+///
+/// # Errors
+/// The work's; a request that is not one of ours.
+pub fn work(request: &str) -> Result<String> {
+    let Request {
+        store,
+        ids,
+        quiet,
+        work,
+    } = serde_json::from_str(request).context("reading a job's request")?;
+    let store = Store::at(store);
+    let answer = match work {
+        Work::Pull {
+            reference,
+            platform,
+            tls_verify,
+        } => {
+            let display = progress::display(Verb::Pull, quiet);
+            let pulled = pull(
+                &store,
+                reference,
+                platform,
+                tls_verify,
+                ids,
+                display.as_ref(),
+            )?;
+            serde_json::to_string(&pulled)
+        }
+        Work::Load { input } => {
+            let display = progress::display(Verb::Load, quiet);
+            let loaded = archive::load(&store, open(input)?, ids, display.as_ref())
+                .context("loading images")?;
+            let mut lines = Vec::new();
+            for image in loaded {
+                if image.names.is_empty() {
+                    lines.push(format!("Loaded image ID: {}", image.id));
+                }
+                for name in image.names {
+                    lines.push(format!("Loaded image: {}", name.familiar()));
+                }
+            }
+            serde_json::to_string(&lines)
+        }
+        Work::Import {
+            input,
+            reference,
+            changes,
+            message,
+            platform,
+        } => {
+            let display = progress::display(Verb::Import, quiet);
+            let options = ImportOptions {
+                reference,
+                changes,
+                message,
+                platform,
+            };
+            let id = archive::import(&store, open(input)?, &options, ids, display.as_ref())?;
+            serde_json::to_string(&id)
+        }
+        Work::Remove { image, force } => {
+            let force = if force { Force::Yes } else { Force::No };
+            let removed = Images::open(&store).remove(&image, force, &usage::all(&store)?)?;
+            let lines: Vec<String> = removed
+                .into_iter()
+                .map(|removed| match removed {
+                    Removed::Untagged(name) => format!("Untagged: {name}"),
+                    Removed::Deleted(id) => format!("Deleted: {id}"),
+                })
+                .collect();
+            serde_json::to_string(&lines)
+        }
+    };
+    answer.context("answering a job's request")
+}
+
+fn pull(
+    store: &Store,
+    reference: Reference,
+    platform: Option<Platform>,
+    tls_verify: Option<bool>,
+    ids: Ids,
+    progress: &dyn Progress,
+) -> Result<Pulled> {
+    let mut client = ClientOptions::from_environment();
+    match tls_verify {
+        None => {}
+        Some(false) => client.insecure.push(reference.registry.clone()),
+        // Asked for by name: what the environment allows does not count.
+        Some(true) => client.insecure.clear(),
+    }
+    let request = PullRequest {
+        reference,
+        platform,
+        client,
+        ids,
+    };
+    let image = pull::pull(store, &request, progress)?;
+    let name = request.reference.familiar_name();
+    let known = image
+        .repo_digests
+        .iter()
+        .find(|known| known.familiar_name() == name)
+        .and_then(|known| known.digest.clone());
+    Ok(Pulled {
+        digest: known.unwrap_or(image.manifest_digest),
+        id: image.id,
+    })
+}
+
+fn open(path: Option<PathBuf>) -> Result<std::fs::File> {
+    match path {
+        Some(path) => {
+            std::fs::File::open(&path).with_context(|| format!("opening `{}`", path.display()))
+        }
+        None => {
+            let stdin = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned();
+            Ok(std::fs::File::from(stdin.context("taking standard input")?))
+        }
+    }
+}
