@@ -50,11 +50,11 @@ impl Drop for Scratch {
 /// The axis `root file system`.
 pub fn checks(
     host: &Host,
-    scratch: std::io::Result<Scratch>,
+    scratch: &std::io::Result<Scratch>,
     overlay: Option<Running>,
 ) -> Vec<Check> {
     let mut checks = Vec::new();
-    match (&scratch, overlay) {
+    match (scratch, overlay) {
         (Ok(_), Some(running)) => checks.extend(self::overlay(host, &running.finish())),
         (Err(error), _) => {
             let found = format!("{}: {error}", host.store.display());

@@ -225,7 +225,7 @@ pub fn run(store: &Store) -> Report {
             kernel::namespaces(&host, namespaces.finish(), &proc.finish()),
         ),
         ("ids", ids::checks(&host, ids)),
-        ("root file system", files::checks(&host, scratch, overlay)),
+        ("root file system", files::checks(&host, &scratch, overlay)),
         ("cgroup", cgroups::checks(&host)),
         ("network", network::checks(&host, tools)),
         ("session", session::checks(&host)),
