@@ -169,15 +169,7 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
             checks.push(if code == "RL-S02" {
                 check.admin(host.install(Tool::Uidmap))
             } else {
-                let lines = fail.hints.iter().map(|hint| {
-                    hint.trim_start_matches("ask your administrator to ")
-                        .to_owned()
-                });
-                Check {
-                    admin_can: lines.collect(),
-                    ..check
-                }
-                .you("a copy of newuidmap of your own can never work: it needs root's rights")
+                remedies(check, &fail.hints)
             });
         }
     }
@@ -186,6 +178,16 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
     }
     checks.extend(directory_user(host));
     checks
+}
+
+/// The hints of a failure, each to whom it is for.
+fn remedies(check: Check, hints: &[String]) -> Check {
+    hints.iter().fold(check, |check, hint| {
+        match hint.strip_prefix("ask your administrator to ") {
+            Some(line) => check.admin(line),
+            None => check.you(hint),
+        }
+    })
 }
 
 /// Neither file nor name service has a range.

@@ -225,7 +225,7 @@ pub fn run(store: &Store) -> Report {
             kernel::namespaces(&host, namespaces.finish(), &proc.finish()),
         ),
         ("ids", ids::checks(&host, ids)),
-        ("root file system", files::checks(&host, scratch, overlay)),
+        ("root file system", files::checks(&host, &scratch, overlay)),
         ("cgroup", cgroups::checks(&host)),
         ("network", network::checks(&host, tools)),
         ("session", session::checks(&host)),
@@ -296,7 +296,14 @@ mod tests {
                 kernel::namespaces(&host, Outcome::Works("net".to_owned()), &fails())
                     .iter()
                     .for_each(sound);
-                files::overlay(&host, &fails()).iter().for_each(sound);
+                let refused = Outcome::Fails {
+                    errno,
+                    call: "fsmount(\"overlay\")".to_owned(),
+                };
+                let overlay = files::overlay(&host, &refused);
+                assert_eq!(overlay.len(), 1);
+                overlay.iter().for_each(sound);
+                assert!(files::overlay(&host, &fails()).is_empty());
             }
             kernel::kernel(&host).iter().for_each(sound);
             kernel::version("3.10.0-el7", &host).iter().for_each(sound);

@@ -194,9 +194,7 @@ fn proc() -> Result<String> {
     sys::mount::make_all_slave()?;
     match start(&["proc-inner"]).finish() {
         Outcome::Works(said) => Ok(said),
-        Outcome::Fails { errno, call } => {
-            Err(sys::Error::new(call, rustix::io::Errno::from_raw_os_error(errno)).into())
-        }
+        Outcome::Fails { call, .. } => Err(anyhow::anyhow!(call)),
     }
 }
 
