@@ -37,7 +37,7 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
         sig_proxy: args.sig_proxy,
     };
     container::run(store, spec, &options, &mut |line| {
-        say(&format!("rl: {line}"))
+        say(&format!("rl: {line}"));
     })
 }
 
