@@ -124,7 +124,27 @@ pub fn fork() -> Result<Option<Child>> {
     if threads() != 1 {
         return Err(Error::new("fork() of a process with threads", Errno::BUSY));
     }
-    clone_like_fork(0).map_err(|errno| Error::new("clone3(CLONE_PIDFD)", errno))
+    // Not clone3(2): the container's own filter answers ENOSYS to it, since it cannot see its flags.
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child gets a copy of this memory and goes on behind this call; `pidfd` lives.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, ptr::from_mut(&mut pidfd), 0, 0) };
+    child(pid, pidfd).map_err(|errno| Error::new("clone(CLONE_PIDFD)", errno))
+}
+
+/// What a clone's answer means: `None` in the child.
+fn child(answer: i64, pidfd: RawFd) -> std::result::Result<Option<Child>, Errno> {
+    let pid = check(answer)?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::INVAL)?;
+    Ok(Some(Child { pid, pidfd }))
 }
 
 /// clone3(2) in the manner of fork, with a pidfd. Returns `None` in the child.
@@ -156,18 +176,7 @@ fn clone_like_fork(flags: u64) -> std::result::Result<Option<Child>, Errno> {
             size_of::<libc::clone_args>(),
         )
     };
-    match check(pid)? {
-        0 => Ok(None),
-        pid => {
-            // SAFETY: the kernel has just made this descriptor for us.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            let pid = i32::try_from(pid)
-                .ok()
-                .and_then(Pid::from_raw)
-                .ok_or(Errno::INVAL)?;
-            Ok(Some(Child { pid, pidfd }))
-        }
-    }
+    child(pid, pidfd)
 }
 
 /// What [`spawn_sealed`] starts.

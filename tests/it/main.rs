@@ -16,6 +16,10 @@
 #[macro_use]
 mod support;
 
+mod apt;
+mod badinput;
+mod crash;
+mod doctor;
 mod ids;
 mod images;
 mod mounts;

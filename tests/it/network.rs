@@ -29,10 +29,10 @@ fn loopback_server() -> u16 {
 fn none_is_loopback_alone() {
     let home = Home::with_busybox();
     home.rl("run --rm --network none busybox sh -c")
-        .arg("ip -o link | cut -d: -f2; ip -o addr | grep -o '127.0.0.1'; ping -c 1 -w 5 127.0.0.1 >/dev/null && echo up")
-        .says(" lo\n127.0.0.1\nup");
+        .arg("ip -o link | cut -d: -f2; ip -o addr | grep -o '127.0.0.1'; ip -o link | grep -o LOOPBACK,UP")
+        .says(" lo\n127.0.0.1\nLOOPBACK,UP");
     let port = loopback_server();
-    home.rl("run --rm --network none busybox wget -q -T 3 -O - ")
+    home.rl("run --rm --network none busybox timeout 3 wget -q -O - ")
         .arg(format!("http://127.0.0.1:{port}/"))
         .fails(1);
 }
@@ -41,7 +41,7 @@ fn none_is_loopback_alone() {
 fn host_is_the_hosts_network() {
     let home = Home::with_busybox();
     let port = loopback_server();
-    home.rl("run --rm --network host busybox wget -q -T 5 -O -")
+    home.rl("run --rm --network host busybox timeout 5 wget -q -O -")
         .arg(format!("http://127.0.0.1:{port}/"))
         .says("loopback");
 }
@@ -51,10 +51,10 @@ fn reaches_the_world(network: &str) {
     let url = format!("http://{}/", test_host());
     home.rl("run --rm --network")
         .args([
-            network, "busybox", "wget", "-q", "-T", "10", "-O", "-", &url,
+            network, "busybox", "timeout", "10", "wget", "-q", "-O", "-", &url,
         ])
         .says("hello from the test host");
-    let zeros = format!("wget -q -T 10 -O - {url}zeros | wc -c");
+    let zeros = format!("timeout 10 wget -q -O - {url}zeros | wc -c");
     home.rl("run --rm --network")
         .args([network, "busybox", "sh", "-c", &zeros])
         .says("20000000");
@@ -71,7 +71,7 @@ fn cannot_reach_the_hosts_loopback(network: &str) {
     let port = loopback_server();
     let script = format!(
         "for a in 127.0.0.1 10.0.2.2 169.254.1.1 169.254.1.2 $(ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p'); do \
-         wget -q -T 2 -O - http://$a:{port}/ 2>/dev/null; done; echo done"
+         timeout 2 wget -q -O - http://$a:{port}/ 2>/dev/null; done; echo done"
     );
     home.rl("run --rm --network")
         .args([network, "busybox", "sh", "-c", &script])
@@ -120,7 +120,7 @@ fn by_default_there_is_a_way_out() {
     needs!(Need::TestHost);
     let home = Home::with_busybox();
     let url = format!("http://{}/", test_host());
-    home.rl("run --rm busybox wget -q -T 10 -O -")
+    home.rl("run --rm busybox timeout 10 wget -q -O -")
         .arg(&url)
         .says("hello from the test host");
 }
@@ -136,13 +136,13 @@ fn without_pasta_slirp4netns_is_taken_and_without_both_the_hosts_network() {
     let url = format!("http://{}/", test_host());
     let mut home = Home::with_busybox();
     home.without_programs(&["pasta"]);
-    home.rl("run --rm busybox wget -q -T 10 -O -")
+    home.rl("run --rm busybox timeout 10 wget -q -O -")
         .arg(&url)
         .says("hello from the test host");
     let mut home = Home::with_busybox();
     home.without_programs(&["pasta", "slirp4netns"]);
     let output = home
-        .rl("run --rm busybox wget -q -T 10 -O -")
+        .rl("run --rm busybox timeout 10 wget -q -O -")
         .arg(&url)
         .ok();
     output.stdout_is("hello from the test host");

@@ -264,7 +264,7 @@ impl Image {
         let layout = home.dir("oci-archive.d");
         self.oci_layout(&layout, name, Compression::Gzip);
         let archive = home.path().join("oci-archive.tar");
-        home.program("tar".into())
+        home.program("tar")
             .args(["-C"])
             .arg(&layout)
             .arg("-cf")

@@ -118,9 +118,7 @@ impl Home {
         }
         if under_test() == UnderTest::Podman {
             let registries = directory.path().join("registries.conf");
-            let text = "unqualified-search-registries = [\"docker.io\"]\n\
-                        [[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n";
-            let mut text = text.to_owned();
+            let mut text = "unqualified-search-registries = [\"docker.io\"]\n".to_owned();
             for name in ["RL_TEST_REGISTRY", "RL_TEST_REGISTRY_AUTH"] {
                 if let Ok(address) = std::env::var(name) {
                     text += &format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n");
@@ -204,7 +202,7 @@ impl Home {
     /// `rl` with the words of `line`; more, with any content, by [`Run::arg`].
     pub fn rl(&self, line: &str) -> Run {
         let mut run = self.program(match under_test() {
-            UnderTest::Rl => rl_binary().into(),
+            UnderTest::Rl => rl_binary(),
             UnderTest::Podman => "podman".into(),
         });
         if under_test() == UnderTest::Podman {
@@ -223,11 +221,12 @@ impl Home {
     }
 
     /// Another program with this home's environment.
-    pub fn program(&self, program: OsString) -> Run {
-        let mut command = Command::new(&program);
+    pub fn program(&self, program: impl AsRef<OsStr>) -> Run {
+        let program = program.as_ref();
+        let mut command = Command::new(program);
         command.env_clear().envs(&self.env).current_dir(self.path());
         Run {
-            shown: Path::new(&program)
+            shown: Path::new(program)
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
@@ -239,7 +238,7 @@ impl Home {
 
     /// Runs a shell line of the host with this home's environment and `$RL` as the program under test.
     pub fn sh(&self, script: &str) -> Run {
-        self.program("sh".into())
+        self.program("sh")
             .arg("-c")
             .arg(script)
             .env("RL", rl_binary())
@@ -436,20 +435,6 @@ impl Running {
 
     pub fn signal(&self, signal: Signal) {
         nix::sys::signal::kill(self.pid(), signal).unwrap();
-    }
-
-    pub fn write(&mut self, text: &str) {
-        let stdin = self.child.stdin.as_mut().expect("open");
-        stdin.write_all(text.as_bytes()).unwrap();
-        stdin.flush().unwrap();
-    }
-
-    pub fn close_stdin(&mut self) {
-        self.child.stdin = None;
-    }
-
-    pub fn close_stdout(&mut self) {
-        self.child.stdout = None;
     }
 
     /// Waits until its standard output contains `text`; returns all of it so far.

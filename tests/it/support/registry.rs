@@ -1,6 +1,11 @@
 //! The registries that `scripts/test` started, and one of our own that can be told to lie.
 
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::Home;
 
@@ -47,10 +52,164 @@ pub fn fresh_name(home: &Home) -> String {
 /// Copies `tag` of an OCI layout to `name` by skopeo.
 #[track_caller]
 pub fn push(home: &Home, layout: &Path, tag: &str, name: &str, options: &[&str]) {
-    home.program("skopeo".into())
+    home.program("skopeo")
         .args(["copy", "--quiet", "--dest-tls-verify=false"])
         .args(options)
         .arg(format!("oci:{}:{tag}", layout.display()))
         .arg(format!("docker://{name}"))
         .ok();
+}
+
+/// A server that answers what it was told, true or not.
+#[derive(Debug)]
+pub struct Liar {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    answers: Mutex<HashMap<String, Answer>>,
+    /// Paths that end in this break off in the middle, once.
+    break_off: Mutex<Option<String>>,
+    sent: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+struct Answer {
+    head: String,
+    body: Vec<u8>,
+    /// The body is repeated up to this length.
+    length: u64,
+}
+
+impl Liar {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let state = Arc::clone(&shared);
+                std::thread::spawn(move || {
+                    // The other side may hang up at any time.
+                    let _ = state.serve(stream.unwrap());
+                });
+            }
+        });
+        let liar = Self { address, state };
+        liar.answer("/v2/", 200, "application/json", b"{}");
+        liar
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many bytes of bodies were sent.
+    pub fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, path: &str, head: String, body: &[u8], length: u64) {
+        let answer = Answer {
+            head,
+            body: body.to_vec(),
+            length,
+        };
+        self.state
+            .answers
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), answer);
+    }
+
+    pub fn answer(&self, path: &str, status: u16, media_type: &str, body: &[u8]) {
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\n");
+        self.set(path, head, body, body.len() as u64);
+    }
+
+    /// A body of `length` bytes.
+    pub fn endless(&self, path: &str, length: u64) {
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.oci.image.manifest.v1+json\r\n";
+        self.set(path, head.to_owned(), &[b' '; 65_536], length);
+    }
+
+    pub fn refuse(&self, path: &str, challenge: &str) {
+        self.set(
+            path,
+            format!("HTTP/1.1 401 X\r\nWWW-Authenticate: {challenge}\r\n"),
+            b"",
+            0,
+        );
+    }
+
+    pub fn redirect(&self, path: &str, to: &str) {
+        self.set(
+            path,
+            format!("HTTP/1.1 307 X\r\nLocation: {to}\r\n"),
+            b"",
+            0,
+        );
+    }
+
+    /// The next answers for a path that ends in `end` stop in the middle of their bodies.
+    pub fn break_off(&self, end: &str) {
+        *self.state.break_off.lock().unwrap() = Some(end.to_owned());
+    }
+}
+
+impl State {
+    /// One request a connection.
+    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let request = lines.next().transpose()?.unwrap_or_default();
+        for line in lines {
+            if line?.is_empty() {
+                break;
+            }
+        }
+        let mut words = request.split(' ');
+        let method = words.next().unwrap_or_default();
+        let path = words
+            .next()
+            .unwrap_or_default()
+            .split('?')
+            .next()
+            .unwrap_or_default();
+        let known = self.answers.lock().unwrap().get(path).cloned();
+        let answer = known.unwrap_or_else(|| Answer {
+            head: "HTTP/1.1 404 X\r\nContent-Type: application/json\r\n".to_owned(),
+            body: b"{\"errors\":[{\"code\":\"NAME_UNKNOWN\",\"message\":\"unknown\"}]}".to_vec(),
+            length: 56,
+        });
+        let breaks = self
+            .break_off
+            .lock()
+            .unwrap()
+            .as_ref()
+            .is_some_and(|end| path.ends_with(end));
+        let mut stream = stream;
+        write!(
+            stream,
+            "{}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            answer.head, answer.length
+        )?;
+        let mut left = match (method, breaks) {
+            ("HEAD", _) => 0,
+            (_, true) => answer.length / 2,
+            (_, false) => answer.length,
+        };
+        while left > 0 {
+            let count = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(answer.body.len());
+            stream.write_all(&answer.body[..count])?;
+            self.sent.fetch_add(count as u64, Ordering::Relaxed);
+            left -= count as u64;
+        }
+        Ok(())
+    }
 }

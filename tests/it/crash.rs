@@ -1,0 +1,179 @@
+//! `kill -9` at any moment: nothing that was there is lost, and the next command works.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::host::Need;
+use crate::support::image::{Compression, Image, Layer, digest};
+use crate::support::{Home, registry, wait_for};
+
+/// Different numbers every time, without a crate for it.
+fn random(below: u64) -> u64 {
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .subsec_nanos();
+    u64::from(nanos.wrapping_mul(2_654_435_761) >> 4) % below
+}
+
+/// Every blob is what its name says, and every unpacked layer is finished.
+fn verify(home: &Home) {
+    let blobs = home.store().join("images/blobs/sha256");
+    for entry in std::fs::read_dir(blobs).into_iter().flatten() {
+        let entry = entry.unwrap();
+        let bytes = std::fs::read(entry.path()).unwrap();
+        assert_eq!(
+            digest(&bytes),
+            format!("sha256:{}", entry.file_name().to_string_lossy())
+        );
+    }
+    for entry in std::fs::read_dir(home.store().join("layers"))
+        .into_iter()
+        .flatten()
+    {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            assert!(
+                path.join("fs").is_dir() && path.join("layer.json").exists(),
+                "{} is half-made",
+                path.display()
+            );
+        }
+    }
+    if let Ok(index) = std::fs::read(home.store().join("images/index.json")) {
+        let _: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    }
+}
+
+#[test]
+fn a_pull_that_is_killed_can_be_repeated() {
+    needs!(Need::Ours, Need::Registry);
+    let home = Home::new();
+    let name = format!("{}:big", registry::fresh_name(&home));
+    let layout = home.dir("layout");
+    let layers = (0..4)
+        .map(|layer| {
+            (0..60_u32).fold(Layer::new(), |tar, file| {
+                let noise: Vec<u8> = (0..40_000_u32)
+                    .map(|n| (n.wrapping_mul(2_654_435_761 + layer + file) >> 11).to_le_bytes()[0])
+                    .collect();
+                tar.file(&format!("f{layer}-{file}"), 0o644, noise)
+            })
+        })
+        .collect();
+    Image::on_busybox(layers).oci_layout(&layout, "big", Compression::Gzip);
+    registry::push(&home, &layout, "big", &name, &[]);
+    // How long it takes when nobody disturbs it.
+    let undisturbed = Home::new();
+    let started = std::time::Instant::now();
+    undisturbed.rl("pull -q").arg(&name).ok();
+    let whole = u64::try_from(started.elapsed().as_micros())
+        .unwrap()
+        .max(2000);
+
+    home.load_busybox();
+    let mut killed = 0;
+    for round in 0..25 {
+        let mut pull = home.rl("pull -q").arg(&name).spawn();
+        std::thread::sleep(Duration::from_micros(random(whole)));
+        if !pull.ended() {
+            pull.signal(Signal::SIGKILL);
+            killed += 1;
+        }
+        pull.wait();
+        verify(&home);
+        if round % 8 == 7 {
+            home.rl("run --rm --network none busybox echo fine")
+                .says("fine");
+        }
+        if home.rl("images -q").arg(&name).run().text() != "" {
+            home.rl("rmi").arg(&name).ok();
+        }
+    }
+    assert!(killed > 5, "only {killed} pulls were killed in time");
+    home.rl("pull -q").arg(&name).ok();
+    verify(&home);
+    home.rl("run --rm --network none")
+        .args([&name, "sh", "-c", "ls / | grep -c ^f"])
+        .says("240");
+    // Nothing that the killed ones left behind stays for ever.
+    let left: Vec<_> = std::fs::read_dir(home.store().join("tmp"))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| !name.to_string_lossy().contains("lock"))
+        .collect();
+    assert!(left.is_empty(), "tmp: {left:?}");
+}
+
+/// Processes whose environment has this home in it.
+fn processes(home: &Home) -> Vec<String> {
+    let marker = format!("HOME={}", home.path().join("home").display());
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| {
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment)
+                .split('\0')
+                .any(|variable| variable == marker)
+        })
+        .map(|entry| std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn a_killed_command_takes_its_container_along() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    for options in ["", "--init", "--network none", "-i"] {
+        let pid = home.path().join("pid");
+        let _ = std::fs::remove_file(&pid); // of the round before
+        let mut running = home
+            .rl(&format!("run --rm {options} --pidfile"))
+            .arg(&pid)
+            .args(["busybox", "sh", "-c", "sleep 1000 & echo ready; sleep 1000"])
+            .spawn();
+        running.wait_for_stdout("ready");
+        let pid = wait_for("the pid file", || {
+            std::fs::read_to_string(&pid)
+                .ok()
+                .filter(|text| !text.trim().is_empty())
+        });
+        running.signal(Signal::SIGKILL);
+        running.wait();
+        wait_for("the container to end", || {
+            (!std::path::Path::new(&format!("/proc/{}", pid.trim())).exists()).then_some(())
+        });
+        wait_for("everything else to end", || {
+            processes(&home).is_empty().then_some(())
+        });
+    }
+    home.rl("run --rm --network none busybox echo fine")
+        .says("fine");
+}
+
+#[test]
+fn a_start_that_is_killed_leaves_nothing_running() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    for _ in 0..40 {
+        let running = home.rl("run --rm busybox sleep 1000").spawn();
+        std::thread::sleep(Duration::from_micros(random(60_000)));
+        running.signal(Signal::SIGKILL);
+        running.wait();
+    }
+    wait_for("everything to end", || {
+        processes(&home).is_empty().then_some(())
+    });
+    home.rl("run --rm busybox echo fine").says("fine");
+    wait_for("what they left to go", || {
+        home.rl("run --rm --network none busybox true").ok();
+        let left = std::fs::read_dir(home.store().join("containers"))
+            .into_iter()
+            .flatten()
+            .count();
+        (left == 0).then_some(())
+    });
+}

@@ -1,0 +1,99 @@
+//! `rl doctor`, `info`, `version`, `completion`: what it says of the machine and of itself.
+
+use crate::support::Home;
+use crate::support::host::Need;
+
+#[test]
+fn the_doctor_finds_a_prepared_machine_well() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::new();
+    let output = home.rl("doctor").ok();
+    for topic in ["ids", "overlay", "fuse", "network", "cgroup", "runtime"] {
+        output.stdout_has(topic);
+    }
+}
+
+#[test]
+fn the_doctor_names_cause_and_remedy() {
+    needs!(Need::Ours, Need::Ranges);
+    let mut home = Home::new();
+    home.without_programs(&[
+        "newuidmap",
+        "newgidmap",
+        "pasta",
+        "slirp4netns",
+        "fuse-overlayfs",
+    ]);
+    let output = home.rl("doctor").run();
+    for part in [
+        "newuidmap",
+        "uidmap",
+        "pasta",
+        "slirp4netns",
+        "fuse-overlayfs",
+    ] {
+        output.stdout_has(part);
+    }
+}
+
+#[test]
+fn the_doctor_speaks_json() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    let output = home.rl("doctor --json").run();
+    let json = output.json();
+    let text = json.to_string();
+    for part in ["ids", "overlay", "fuse", "tun", "cgroup"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    home.rl("doctor").run().stdout_lacks("\"ids\"");
+}
+
+#[test]
+fn version_and_info() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    home.rl("--version")
+        .ok()
+        .stdout_has(env!("CARGO_PKG_VERSION"));
+    home.rl("version")
+        .ok()
+        .stdout_has(env!("CARGO_PKG_VERSION"));
+    let info = home.rl("info --format json").ok();
+    assert!(info.json().is_object());
+    home.rl("info")
+        .ok()
+        .stdout_has(&home.store().to_string_lossy());
+}
+
+#[test]
+fn completions_are_made_for_every_shell() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        home.rl("completion").arg(shell).ok().stdout_has("rl");
+    }
+    home.rl("completion nonsense")
+        .fails(125)
+        .stderr_has("nonsense");
+}
+
+#[test]
+fn help_is_on_stdout_and_names_the_flags() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    home.rl("--help")
+        .ok()
+        .stdout_has("run")
+        .stdout_has("pull")
+        .stderr_is_empty();
+    let output = home.rl("run --help").ok();
+    for flag in "-i -t --rm --name -e --env-file -w -u -v --mount --tmpfs --read-only --entrypoint --hostname \
+        --domainname --add-host --dns --cap-add --cap-drop --privileged --security-opt --ulimit --sysctl \
+        --shm-size --init --network --userns --group-add --pull --platform --label --cidfile --pidfile \
+        --preserve-fds --stop-signal --device --annotation --time-offset --pid --ipc --uts --cgroupns"
+        .split_whitespace()
+    {
+        output.stdout_has(flag);
+    }
+}
