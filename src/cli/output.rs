@@ -191,7 +191,7 @@ pub fn has_colour(stream: &impl io::IsTerminal) -> bool {
 /// Whether the cursor can move on this stream.
 #[must_use]
 pub fn is_live(stream: &impl io::IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// Standard output. A reader that has gone away (`rl images | head -1`) becomes [`Closed`], which the
