@@ -252,15 +252,13 @@ fn readable(path: Option<&Path>, instead: &str) -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     if let Err(error) = std::fs::File::open(path) {
-        let fail = Fail::usage(format!("cannot read `{}`: {error}", path.display()));
-        return Err(match error.kind() {
-            io::ErrorKind::NotFound => Fail {
-                kind: Kind::NotFound,
-                ..fail
-            },
-            _ => fail,
-        }
-        .into());
+        let kind = if error.kind() == io::ErrorKind::NotFound {
+            Kind::NotFound
+        } else {
+            Kind::Usage
+        };
+        let what = format!("cannot read `{}`: {error}", path.display());
+        return Err(Fail::new(kind, what).into());
     }
     Ok(Some(std::path::absolute(path)?))
 }

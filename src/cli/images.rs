@@ -6,7 +6,6 @@ use std::io::Write as _;
 
 use anyhow::Result;
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::output::{self, Columns, Row};
 use super::run::values::glob;
@@ -179,23 +178,24 @@ fn shown_names(image: &StoredImage) -> Vec<Name> {
 
 fn row(name: &Name, id: &str, image: &StoredImage, size: u64, now: Timestamp) -> Row {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "<none>".to_owned());
-    let value = json!({
-        "Repository": or_none(&name.repository),
-        "Tag": or_none(&name.tag),
-        "ID": id,
-        "Digest": or_none(&name.digest),
-        "CreatedSince": output::since(image.created(), now),
-        "CreatedAt": output::moment(image.created()),
-        "Size": output::size(size),
-        "Containers": "N/A",
-        "SharedSize": "N/A",
-        "UniqueSize": "N/A",
-        "VirtualSize": output::size(size),
-    });
-    match value {
-        Value::Object(row) => row,
-        _ => Row::new(),
-    }
+    let size = output::size(size);
+    let fields = [
+        ("Repository", or_none(&name.repository)),
+        ("Tag", or_none(&name.tag)),
+        ("ID", id.to_owned()),
+        ("Digest", or_none(&name.digest)),
+        ("CreatedSince", output::since(image.created(), now)),
+        ("CreatedAt", output::moment(image.created())),
+        ("Size", size.clone()),
+        ("Containers", "N/A".to_owned()),
+        ("SharedSize", "N/A".to_owned()),
+        ("UniqueSize", "N/A".to_owned()),
+        ("VirtualSize", size),
+    ];
+    fields
+        .into_iter()
+        .map(|(field, text)| (field.to_owned(), text.into()))
+        .collect()
 }
 
 /// `rl images alpine`, `rl images alpine:3`: exactly this repository, and tag when given.

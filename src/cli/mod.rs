@@ -106,12 +106,12 @@ pub enum ImageCommand {
 
 /// The command: reads `words`, the first being `rl` itself, acts, and reports what went wrong, once.
 #[must_use]
-pub fn main(words: Vec<OsString>) -> ExitCode {
+pub fn main(words: &[OsString]) -> ExitCode {
     let result = match words.get(1).and_then(|word| word.to_str()) {
         // Before the tree is built: scripts ask this often.
         Some("--version" | "-V" | "-v") => version(),
-        _ => parse(words.clone())
-            .map_err(|error| usage(&error, &words))
+        _ => parse(words)
+            .map_err(|error| usage(&error, words))
             .and_then(|parsed| match parsed {
                 Parsed::Cli(cli) => dispatch(&cli),
                 Parsed::Text(text) => output::write_all(&text).map(|()| 0),
@@ -166,9 +166,9 @@ pub enum Parsed {
 ///
 /// # Errors
 /// Clap's, for what cannot be read.
-pub fn parse(words: Vec<OsString>) -> Result<Parsed, clap::Error> {
+pub fn parse(words: &[OsString]) -> Result<Parsed, clap::Error> {
     let parsed = command()
-        .try_get_matches_from(&words)
+        .try_get_matches_from(words)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
         Ok(cli) => Ok(Parsed::Cli(Box::new(cli))),
@@ -273,11 +273,9 @@ pub fn command() -> clap::Command {
 }
 
 fn dockers_rules(command: clap::Command) -> clap::Command {
-    let command = command
-        .args_override_self(true)
-        .mut_args(|arg| match arg.get_action() {
-            ArgAction::SetTrue => arg
-                .action(ArgAction::Set)
+    let command = command.args_override_self(true).mut_args(|arg| {
+        if matches!(arg.get_action(), ArgAction::SetTrue) {
+            arg.action(ArgAction::Set)
                 .num_args(0..=1)
                 .require_equals(true)
                 .default_missing_value("true")
@@ -285,12 +283,13 @@ fn dockers_rules(command: clap::Command) -> clap::Command {
                 .value_name("BOOL")
                 .value_parser(run::values::boolean)
                 .hide_default_value(true)
-                .hide_possible_values(true),
-            ArgAction::Set | ArgAction::Append if !arg.is_positional() => {
-                arg.allow_hyphen_values(true)
-            }
-            _ => arg,
-        });
+                .hide_possible_values(true)
+        } else if arg.get_action().takes_values() && !arg.is_positional() {
+            arg.allow_hyphen_values(true)
+        } else {
+            arg
+        }
+    });
     command.mut_subcommands(dockers_rules)
 }
 
@@ -300,7 +299,7 @@ mod tests {
 
     fn refused(line: &str) -> String {
         let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
-        match parse(words.clone()) {
+        match parse(&words) {
             Ok(parsed) => format!("{parsed:?}"),
             Err(error) => error::report(&usage(&error, &words)),
         }
@@ -356,8 +355,8 @@ mod tests {
             "rl image",
             "rl image ls --help",
         ] {
-            let words = line.split(' ').map(Into::into).collect();
-            assert!(matches!(parse(words), Ok(Parsed::Text(_))), "{line}");
+            let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
+            assert!(matches!(parse(&words), Ok(Parsed::Text(_))), "{line}");
         }
     }
 }

@@ -64,10 +64,8 @@ struct Bars {
 
 impl Progress for Bars {
     fn layer(&self, digest: &Digest, total: Option<u64>) -> Box<dyn LayerProgress> {
-        let bar = ProgressBar::no_length();
-        if let Some(total) = total {
-            bar.set_length(total);
-        }
+        // Hidden until it has its place among the others: it would draw itself once on its own.
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
         bar.set_prefix(short(self.verb, digest));
         bar.set_style(style(match total {
             Some(_) => "{prefix}: {msg:<11} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}",

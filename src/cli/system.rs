@@ -200,52 +200,48 @@ fn operating_system() -> String {
         )
 }
 
+/// A line for each fact: label and text.
 fn summary(data: &Value) -> Vec<(String, String)> {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items
-            .iter()
-            .map(|item| {
-                item.as_str()
-                    .map_or_else(|| item.to_string(), str::to_owned)
-            })
-            .collect::<Vec<_>>()
-            .join(" "),
-        other => other.to_string(),
-    };
-    let label = |key: &str| {
-        match key {
-            "ServerVersion" => "Version",
-            "OperatingSystem" => "Operating system",
-            "KernelVersion" => "Kernel",
-            "OSType" => "OS type",
-            "NCPU" => "CPUs",
-            "MemTotal" => "Memory",
-            "DockerRootDir" => "Store",
-            "IdCount" => "Id count",
-            "CgroupVersion" => "Cgroup version",
-            "SecurityOptions" => "Security",
-            "NetworkHelper" => "Network",
-            other => other,
-        }
-        .to_owned()
-    };
     let mut lines = Vec::new();
     for (key, value) in data.as_object().into_iter().flatten() {
-        match value {
-            Value::Object(inner) => lines.extend(
-                inner
-                    .iter()
-                    .map(|(key, value)| (format!("{}:", label(key)), text(value))),
-            ),
-            Value::Number(number) if key == "MemTotal" => lines.push((
-                format!("{}:", label(key)),
-                output::binary_size(number.as_u64().unwrap_or_default()),
-            )),
-            other => lines.push((format!("{}:", label(key)), text(other))),
+        if let Some(inner) = value.as_object() {
+            lines.extend(inner.iter().map(|(key, value)| (label(key), shown(value))));
+        } else if key == "MemTotal" {
+            let bytes = value.as_u64().unwrap_or_default();
+            lines.push((label(key), output::binary_size(bytes)));
+        } else {
+            lines.push((label(key), shown(value)));
         }
     }
     lines
+}
+
+fn label(key: &str) -> String {
+    let words = match key {
+        "ServerVersion" => "Version",
+        "OperatingSystem" => "Operating system",
+        "KernelVersion" => "Kernel",
+        "OSType" => "OS type",
+        "NCPU" => "CPUs",
+        "MemTotal" => "Memory",
+        "DockerRootDir" => "Store",
+        "IdCount" => "Id count",
+        "CgroupVersion" => "Cgroup version",
+        "SecurityOptions" => "Security",
+        "NetworkHelper" => "Network",
+        other => other,
+    };
+    format!("{words}:")
+}
+
+fn shown(value: &Value) -> String {
+    if let Some(items) = value.as_array() {
+        let words: Vec<String> = items.iter().map(shown).collect();
+        return words.join(" ");
+    }
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// `rl completion`: a script for the shell.

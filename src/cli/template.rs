@@ -168,36 +168,40 @@ fn explain(source: &str, error: &TemplateError, data: Option<&Value>) -> Fail {
             format!("column {column}")
         }
     };
-    match error {
-        TemplateError::Parse {
-            line, col, message, ..
-        }
-        | TemplateError::Lex {
-            line, col, message, ..
-        } => Fail::usage(format!(
+    if let TemplateError::Parse {
+        line, col, message, ..
+    }
+    | TemplateError::Lex {
+        line, col, message, ..
+    } = error
+    {
+        return Fail::usage(format!(
             "--format `{source}`, {}: {message}",
             at(*line, *col)
         ))
-        .hint("fields are written {{.Name}}; `json` prints everything"),
-        TemplateError::MissingKey { key } => {
-            let place = source
-                .find(&format!(".{key}"))
-                .map_or(String::new(), |byte| {
-                    let before = &source[..byte];
-                    let line = before.matches('\n').count() + 1;
-                    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-                    format!(", {}", at(line, column))
-                });
-            let fail = Fail::usage(format!("--format `{source}`{place}: no field `{key}`"));
-            match data.and_then(Value::as_object) {
-                Some(fields) if !fields.contains_key(key) => {
-                    let known: Vec<&str> = fields.keys().map(String::as_str).collect();
-                    fail.hint(format!("fields: {}", known.join(" ")))
-                }
-                _ => fail.hint("`--format json` prints all fields"),
-            }
+        .hint("fields are written {{.Name}}; `json` prints everything");
+    }
+    let TemplateError::MissingKey { key } = error else {
+        return Fail::usage(format!("--format `{source}`: {error}"));
+    };
+    let found = source.find(&format!(".{key}"));
+    let before = found.map_or("", |byte| &source[..byte]);
+    let place = if found.is_some() {
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!(", {}", at(line, column))
+    } else {
+        String::new()
+    };
+    let fail = Fail::usage(format!("--format `{source}`{place}: no field `{key}`"));
+    // `.Config.Nope` is not one of the fields that could be listed.
+    let is_inner = before.ends_with(|c: char| c.is_alphanumeric());
+    match data.and_then(Value::as_object) {
+        Some(fields) if !is_inner && !fields.contains_key(key) => {
+            let known: Vec<&str> = fields.keys().map(String::as_str).collect();
+            fail.hint(format!("fields: {}", known.join(" ")))
         }
-        other => Fail::usage(format!("--format `{source}`: {other}")),
+        _ => fail.hint("`--format json` prints all fields"),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It has one thread from the clone on, mounts nothing, and leaves nothing behind when a start fails.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -85,6 +85,8 @@ pub fn start(
         namespaces: flags(launch),
         join: &[],
         argv: &argv,
+        // What the program sees of its first environment is `/proc/1/environ`: nothing of the caller's.
+        env: &[],
         socket: there.as_fd(),
         socket_at: socket_number(spec.process.preserve_fds),
         stdio: launch.stdio,
@@ -166,6 +168,8 @@ pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Res
         namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
         join: &[],
         argv: &argv,
+        // Logins, proxies, certificates and the terminal are named there.
+        env: &variables(),
         socket: there.as_fd(),
         socket_at: 3,
         stdio: [None, None, None],
@@ -195,6 +199,15 @@ pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Res
     }
     child.wait()?;
     answer
+}
+
+/// The caller's environment.
+fn variables() -> Vec<CString> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let text = |name: &OsStr, value: &OsStr| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    std::env::vars_os()
+        .filter_map(|(name, value)| CString::new(text(&name, &value)).ok()) // the kernel's have no NUL byte
+        .collect()
 }
 
 fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {

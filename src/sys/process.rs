@@ -188,6 +188,8 @@ pub struct Sealed<'a> {
     pub join: &'a [BorrowedFd<'a>],
     /// The words; the first is the title that `ps` shows.
     pub argv: &'a [CString],
+    /// `NAME=value`: its whole environment.
+    pub env: &'a [CString],
     /// The child's end of the conversation; it becomes descriptor [`Sealed::socket_at`].
     pub socket: BorrowedFd<'a>,
     /// 3, or behind the descriptors that are passed through.
@@ -224,8 +226,15 @@ pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
         .map(|word| word.as_ptr())
         .chain([ptr::null()])
         .collect();
+    let env: Vec<*const libc::c_char> = sealed
+        .env
+        .iter()
+        .map(|variable| variable.as_ptr())
+        .chain([ptr::null()])
+        .collect();
     let plan = ChildPlan {
         sealed,
+        env: &env,
         exe: &exe,
         device: me.st_dev,
         inode: me.st_ino,
@@ -251,6 +260,7 @@ struct ChildPlan<'a> {
     device: u64,
     inode: u64,
     argv: &'a [*const libc::c_char],
+    env: &'a [*const libc::c_char],
     parent: i32,
 }
 
@@ -308,15 +318,14 @@ impl ChildPlan<'_> {
             libc::dup3(file, at + 1, libc::O_CLOEXEC)
         }))?;
         close_from(at + 2)?;
-        let environment = [ptr::null::<libc::c_char>()];
-        // SAFETY: `argv` and `environment` end with null and point to strings that live; the kernel copies them.
+        // SAFETY: `argv` and `env` end with null and point to strings that live; the kernel copies them.
         let failed = unsafe {
             libc::syscall(
                 libc::SYS_execveat,
                 at + 1,
                 c"".as_ptr(),
                 self.argv.as_ptr(),
-                environment.as_ptr(),
+                self.env.as_ptr(),
                 libc::AT_EMPTY_PATH,
             )
         };

@@ -37,7 +37,7 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
         sig_proxy: args.sig_proxy,
     };
     container::run(store, spec, &options, &mut |line| {
-        say(&format!("rl: {line}"))
+        say(&format!("rl: {line}"));
     })
 }
 
@@ -51,7 +51,7 @@ fn environment() -> Result<Environment<'static>> {
         stdin_is_terminal: std::io::stdin().is_terminal(),
         selinux: has_selinux(),
         masked_paths: confine::default_masked_paths(),
-        id: names::generate_id(),
+        id: container::new_id()?,
         name: names::generate(),
         read: &|path| std::fs::read(path),
         look: &|path| std::fs::metadata(path).map(|_| ()),

@@ -2,34 +2,20 @@
 //!
 //! Whether a name is free is for the caller to find out.
 
-use std::fmt::Write as _;
-
 /// A name picked at random from some 15,000.
 #[must_use]
 pub fn generate() -> String {
-    let [a, b, c, d, ..] = random();
+    let [a, b, c, d] = random();
     let (first, second) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
     format!("{}_{}", pick(ADJECTIVES, first), pick(SURNAMES, second))
 }
 
-/// A container's id: 64 hexadecimal digits.
-#[must_use]
-pub fn generate_id() -> String {
-    random().iter().fold(String::new(), |mut id, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(id, "{byte:02x}");
-        id
-    })
-}
-
-fn random() -> [u8; 32] {
-    let mut bytes = [0_u8; 32];
-    // Ids and names are no secrets: a kernel with no randomness to give yet gets by with the time.
-    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(32) {
+fn random() -> [u8; 4] {
+    let mut bytes = [0_u8; 4];
+    // Names are no secrets: a kernel with no randomness to give yet gets by with the time.
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(4) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let nanoseconds = now.map_or(0, |now| now.as_nanos());
-        bytes[..16].copy_from_slice(&nanoseconds.to_le_bytes());
-        bytes[16..20].copy_from_slice(&std::process::id().to_le_bytes());
+        bytes = now.map_or(0, |now| now.subsec_nanos()).to_le_bytes();
     }
     bytes
 }

@@ -245,9 +245,8 @@ fn variables(args: &RunArgs, environment: &Environment<'_>) -> Result<Vec<String
     for path in &args.env_file {
         let text = environment.text("--env-file", path)?;
         for (name, value) in file_lines(&path.display().to_string(), &text)? {
-            match value.as_deref().or_else(|| environment.variable(&name)) {
-                Some(value) => env.push(format!("{name}={value}")),
-                None => {}
+            if let Some(value) = value.as_deref().or_else(|| environment.variable(&name)) {
+                env.push(format!("{name}={value}"));
             }
         }
     }
@@ -379,11 +378,13 @@ pub mod tests {
     pub fn args(line: &str) -> RunArgs {
         let words = ["rl", "run"].into_iter().chain(line.split(' '));
         let words = words.map(|word| word.replace('~', " "));
-        match crate::cli::parse(words.map(Into::into).collect()).expect(line) {
-            crate::cli::Parsed::Cli(cli) => match cli.command {
-                crate::cli::Command::Run(args) => *args,
-                other => panic!("{line} is {other:?}"),
-            },
+        match crate::cli::parse(&words.map(Into::into).collect::<Vec<_>>()).expect(line) {
+            crate::cli::Parsed::Cli(cli) => {
+                let crate::cli::Command::Run(args) = cli.command else {
+                    panic!("{line} is another command")
+                };
+                *args
+            }
             crate::cli::Parsed::Text(text) => panic!("{line} prints {text}"),
         }
     }
@@ -395,7 +396,7 @@ pub mod tests {
     /// Rows of flags and what one piece of the spec is, or the message.
     pub fn table<T: std::fmt::Debug>(piece: impl Fn(ContainerSpec) -> T, rows: &[(&str, &str)]) {
         for (flags, expected) in rows {
-            let got = match translate(&format!("{flags} alpine").trim_start().to_owned()) {
+            let got = match translate(format!("{flags} alpine").trim_start()) {
                 Ok(spec) => format!("{:?}", piece(spec)),
                 Err(fail) => format!("error: {}", fail.message),
             };
@@ -584,7 +585,7 @@ pub mod tests {
         ] {
             let words = ["rl", "run"].into_iter().chain(flags.split(' '));
             assert!(
-                crate::cli::parse(words.map(Into::into).collect()).is_err(),
+                crate::cli::parse(&words.map(Into::into).collect::<Vec<_>>()).is_err(),
                 "{flags}"
             );
         }
