@@ -85,6 +85,7 @@ pub fn start(
         namespaces: flags(launch),
         join: &[],
         argv: &argv,
+        env: &[],
         socket: there.as_fd(),
         socket_at: socket_number(spec.process.preserve_fds),
         stdio: launch.stdio,
@@ -161,11 +162,21 @@ fn bring_up(
 pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Result<String> {
     let title = CString::new(format!("rl:[job] {title}")).context("a title with a NUL byte")?;
     let argv = words(title, JOB, 3);
+    // Proxies, certificates, logins: a job works for the user as the command itself would.
+    let env: Vec<CString> = std::env::vars_os()
+        .filter_map(|(name, value)| {
+            let mut variable = name.into_encoded_bytes();
+            variable.push(b'=');
+            variable.extend(value.into_encoded_bytes());
+            CString::new(variable).ok() // the kernel gave it, so there is no NUL byte in it
+        })
+        .collect();
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let child = clone(&Sealed {
         namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
         join: &[],
         argv: &argv,
+        env: &env,
         socket: there.as_fd(),
         socket_at: 3,
         stdio: [None, None, None],

@@ -188,6 +188,8 @@ pub struct Sealed<'a> {
     pub join: &'a [BorrowedFd<'a>],
     /// The words; the first is the title that `ps` shows.
     pub argv: &'a [CString],
+    /// The environment, `NAME=value`: nothing for pid 1, which the container can look at.
+    pub env: &'a [CString],
     /// The child's end of the conversation; it becomes descriptor [`Sealed::socket_at`].
     pub socket: BorrowedFd<'a>,
     /// 3, or behind the descriptors that are passed through.
@@ -218,18 +220,18 @@ pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
         .unwrap_or_default();
     let me = rustix::fs::stat("/proc/self/exe")
         .map_err(|errno| Error::new("stat(\"/proc/self/exe\")", errno))?;
-    let argv: Vec<*const libc::c_char> = sealed
-        .argv
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
+    let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
+        let words = words.iter().map(|word| word.as_ptr());
+        words.chain([ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(sealed.argv), pointers(sealed.env));
     let plan = ChildPlan {
         sealed,
         exe: &exe,
         device: me.st_dev,
         inode: me.st_ino,
         argv: &argv,
+        env: &env,
         parent: rustix::process::getpid().as_raw_nonzero().get(),
     };
     #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
@@ -251,6 +253,7 @@ struct ChildPlan<'a> {
     device: u64,
     inode: u64,
     argv: &'a [*const libc::c_char],
+    env: &'a [*const libc::c_char],
     parent: i32,
 }
 
@@ -308,15 +311,14 @@ impl ChildPlan<'_> {
             libc::dup3(file, at + 1, libc::O_CLOEXEC)
         }))?;
         close_from(at + 2)?;
-        let environment = [ptr::null::<libc::c_char>()];
-        // SAFETY: `argv` and `environment` end with null and point to strings that live; the kernel copies them.
+        // SAFETY: `argv` and `env` end with null and point to strings that live; the kernel copies them.
         let failed = unsafe {
             libc::syscall(
                 libc::SYS_execveat,
                 at + 1,
                 c"".as_ptr(),
                 self.argv.as_ptr(),
-                environment.as_ptr(),
+                self.env.as_ptr(),
                 libc::AT_EMPTY_PATH,
             )
         };
