@@ -101,8 +101,6 @@ fn mistakes_on_the_command_line() {
         ),
         ("run --rm --env =x busybox true", "=x"),
         ("run --rm --pull sometimes busybox true", "sometimes"),
-        ("run --rm --platform moon/mars busybox true", "moon/mars"),
-        ("run --rm --preserve-fds 5 busybox true", "5"),
         ("run --rm --pid sideways busybox true", "sideways"),
         ("run --rm --ipc sideways busybox true", "sideways"),
         ("run --rm --uts sideways busybox true", "sideways"),
