@@ -8,7 +8,9 @@ const LAYERS: &[&[&str]] = &[
     &["sys"],
     &["error"],
     &["spec", "paths"],
-    &["idmap", "cgroup", "net", "storage"],
+    &["idmap"],
+    &["cgroup"],
+    &["net", "storage"],
     &["stage"],
     &["image"],
     &["container"],
@@ -48,7 +50,9 @@ fn sources() -> Vec<Source> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 open.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && path.file_stem().is_some_and(|stem| stem != "tests")
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(&root).unwrap().to_owned();
                 found.push(Source {
@@ -203,6 +207,11 @@ fn only_sys_is_unsafe() {
 #[test]
 fn only_cli_prints() {
     for source in sources() {
+        // The first hands on what the program in the container says; the second is a child that answers its parent.
+        let silent = ["container/foreground.rs", "doctor/probe.rs"];
+        if silent.iter().any(|path| source.path == Path::new(path)) {
+            continue;
+        }
         for word in ["println!", "print!(", "io::stdout()", "io::stderr()"] {
             assert!(
                 source.module == "cli" || !source.code.contains(word),
