@@ -224,23 +224,6 @@ impl ImageConfig {
         Platform::of(&self.os, &self.architecture, self.variant.as_deref()).normal()
     }
 
-    /// The steps with the position of the layer that each made; `None` when history and layers do not
-    /// agree. Nobody promises that they do, and docker runs such images.
-    #[must_use]
-    pub fn steps(&self) -> Option<Vec<(&History, Option<usize>)>> {
-        let mut layers = 0;
-        let steps = self
-            .history
-            .iter()
-            .map(|step| {
-                let layer = (!step.empty_layer).then_some(layers);
-                layers += usize::from(!step.empty_layer);
-                (step, layer)
-            })
-            .collect();
-        (layers == self.rootfs.diff_ids.len()).then_some(steps)
-    }
-
     /// What a container takes from the image.
     #[must_use]
     pub fn defaults(&self) -> ImageDefaults {
@@ -306,8 +289,6 @@ mod tests {
             config.config.healthcheck.as_ref().unwrap().interval,
             1_000_000_000
         );
-        let steps: Vec<_> = config.steps().unwrap().iter().map(|step| step.1).collect();
-        assert_eq!(steps, [Some(0), None]);
         let again = serde_json::to_vec(&config).unwrap();
         assert_eq!(ImageConfig::parse(&again, &manifest).unwrap(), config);
 

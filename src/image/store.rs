@@ -94,12 +94,6 @@ pub struct StoredImage {
 }
 
 impl StoredImage {
-    /// Bytes of its layers as they were transferred.
-    #[must_use]
-    pub fn size_compressed(&self) -> u64 {
-        self.manifest.layer_bytes()
-    }
-
     /// RFC 3339; empty where the image does not say.
     #[must_use]
     pub fn created(&self) -> &str {

@@ -176,7 +176,7 @@ pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Res
         die_with_parent: true,
     })?;
     drop(there);
-    let mut answer = || -> Result<String> {
+    let answer = || -> Result<String> {
         send(&mut here, &ToStage::Work(Box::new(job)))?;
         idmap::apply(child.pid, plan, helpers)?;
         send(&mut here, &ToStage::Mapped)?;

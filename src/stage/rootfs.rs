@@ -61,11 +61,6 @@ pub enum Op {
         /// The directory in the image.
         target: String,
     },
-    /// A directory.
-    Dir {
-        /// Its path.
-        target: String,
-    },
     /// A symbolic link; what is there already stays.
     Link {
         /// Its path.
@@ -369,7 +364,6 @@ fn describe(op: &Op) -> String {
         }
         Op::Bind { source, target, .. } => format!("mounting `{}` on `{target}`", source.display()),
         Op::Fill { target, .. } => format!("filling the volume of `{target}`"),
-        Op::Dir { target } => format!("making `{target}`"),
         Op::Link { target, .. } => format!("making the link `{target}`"),
         Op::Sysctl { name, value } => format!("setting the sysctl `{name}` to `{value}`"),
         Op::Mask { target } => format!("hiding `{target}`"),
@@ -438,7 +432,6 @@ fn act(op: &Op, root: &Root) -> Result<()> {
                 sys::fs::copy_tree(from.as_fd(), into.as_fd())?;
             }
         }
-        Op::Dir { target } => drop(directory(root, target)?),
         Op::Link { target, text } => {
             if let Some((parent, name)) = root.open_parent(Path::new(target))? {
                 match rustix::fs::symlinkat(*text, &parent, name) {
@@ -631,14 +624,13 @@ fn directory_root(path: &Path) -> Result<Root> {
 fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, merged: &Path) -> sys::Result<OwnedFd> {
     // Without user.* attributes the kernel mounts it and then fails to rename directories (tmpfs before Linux 6.6).
     let mut nothing = [0_u8; 0];
-    match rustix::fs::getxattr(upper, "user.overlay.opaque", &mut nothing[..]) {
-        Err(Errno::OPNOTSUPP) => {
-            return Err(sys::Error::new(
-                format!("getxattr({upper:?}, \"user.overlay.opaque\")"),
-                Errno::OPNOTSUPP,
-            ));
-        }
-        Ok(_) | Err(_) => {}
+    if let Err(Errno::OPNOTSUPP) =
+        rustix::fs::getxattr(upper, "user.overlay.opaque", &mut nothing[..])
+    {
+        return Err(sys::Error::new(
+            format!("getxattr({upper:?}, \"user.overlay.opaque\")"),
+            Errno::OPNOTSUPP,
+        ));
     }
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let layers: Vec<String> = lowers.iter().rev().map(|lower| text(lower)).collect();

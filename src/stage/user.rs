@@ -116,9 +116,10 @@ mod tests {
     #[test]
     fn users_are_found_by_name_and_number() {
         let show = |text: &str| {
-            resolve(text, PASSWD, GROUP)
-                .map(|user| format!("{}:{} {:?} {}", user.uid, user.gid, user.groups, user.home))
-                .unwrap_or_else(|fail| fail.message)
+            resolve(text, PASSWD, GROUP).map_or_else(
+                |fail| fail.message,
+                |user| format!("{}:{} {:?} {}", user.uid, user.gid, user.groups, user.home),
+            )
         };
         for (text, expected) in [
             ("", "0:0 [10] /root"),

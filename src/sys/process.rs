@@ -4,7 +4,6 @@
 //! system calls on memory that was prepared before: it neither allocates nor locks.
 
 use std::ffi::{CStr, CString};
-use std::mem::size_of;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
@@ -732,20 +731,6 @@ pub fn setns(namespace: BorrowedFd<'_>, kind: i32) -> Result<()> {
     })) {
         Ok(_) => Ok(()),
         Err(errno) => Err(Error::new(format!("setns({})", flag_names(kind)), errno)),
-    }
-}
-
-/// Dies by `signal` when the parent dies. Source: PR_SET_PDEATHSIG(2const).
-///
-/// # Errors
-/// The kernel's.
-pub fn die_with_parent(signal: i32) -> Result<()> {
-    // SAFETY: prctl with plain numbers.
-    match check(i64::from(unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0)
-    })) {
-        Ok(_) => Ok(()),
-        Err(errno) => Err(Error::new("prctl(PR_SET_PDEATHSIG)", errno)),
     }
 }
 

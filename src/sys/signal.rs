@@ -76,10 +76,8 @@ impl Queue {
             return Err(Error::new("signalfd()", last_errno()));
         }
         // SAFETY: the kernel has just made it for us.
-        Ok(Self {
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-            before,
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, before })
     }
 
     /// Waits for the next one.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, Winsize};
+use rustix::termios::{OptionalActions, Termios};
 
 use super::{Error, Result};
 
@@ -64,17 +64,6 @@ pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     {
         let _ = rustix::termios::tcsetwinsize(to, size); // a terminal that has gone needs no size
     }
-}
-
-/// Sets the size in rows and columns.
-pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) {
-    let size = Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let _ = rustix::termios::tcsetwinsize(terminal, size); // a terminal that has gone needs no size
 }
 
 /// Raw mode for as long as it lives.

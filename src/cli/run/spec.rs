@@ -314,26 +314,12 @@ fn signal(text: &str) -> Result<String, Fail> {
         Fail::usage(format!("--stop-signal `{text}` is not a signal"))
             .hint("give a name such as SIGINT, or a number from 1 to 64")
     };
-    if let Ok(number) = text.parse::<u8>() {
-        return match number {
-            1..=64 => Ok(number.to_string()),
-            _ => Err(refused()),
-        };
+    if crate::sys::signal::number(text).is_none() {
+        return Err(refused());
     }
     let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let full = format!("SIG{name}");
-    let real_time =
-        |offset: &str| offset.is_empty() || offset[1..].parse::<u8>().is_ok_and(|n| n <= 30);
-    let is_real_time = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(offset), _) => offset.is_empty() || offset.starts_with('+') && real_time(offset),
-        (_, Some(offset)) => offset.is_empty() || offset.starts_with('-') && real_time(offset),
-        (None, None) => false,
-    };
-    if is_real_time || full.parse::<nix::sys::signal::Signal>().is_ok() {
-        return Ok(full);
-    }
-    Err(refused())
+    let named = upper.starts_with("SIG") || upper.parse::<u8>().is_ok();
+    Ok(if named { upper } else { format!("SIG{upper}") })
 }
 
 #[cfg(test)]

@@ -11,8 +11,6 @@ use super::trouble::is_passing;
 pub struct BlobStream {
     /// Where the stream begins: what was asked for, or 0 when the server cannot resume and starts over.
     pub offset: u64,
-    /// Bytes to come.
-    pub remaining: u64,
     /// The bytes.
     pub body: BlobBody,
 }

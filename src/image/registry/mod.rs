@@ -336,7 +336,6 @@ impl Client {
         }
         Ok(BlobStream {
             offset: begins,
-            remaining,
             body: BlobBody::new(body, remaining, host),
         })
     }

@@ -476,10 +476,10 @@ fn a_blob_is_resumed_or_begun_anew() {
     });
     let client = server.client();
     let resumed = client.blob("resumes", &blob(10), 4).unwrap();
-    assert_eq!((resumed.offset, resumed.remaining), (4, 6));
+    assert_eq!(resumed.offset, 4);
     assert_eq!(all(resumed).unwrap(), b"456789");
     let anew = client.blob("forgets", &blob(10), 4).unwrap();
-    assert_eq!((anew.offset, anew.remaining), (0, 10));
+    assert_eq!(anew.offset, 0);
     assert_eq!(all(anew).unwrap(), b"0123456789");
     assert_eq!(fail(client.blob("lies", &blob(10), 4)).kind, Kind::Corrupt);
     assert_eq!(fail(client.blob("short", &blob(11), 0)).kind, Kind::Corrupt);
