@@ -142,7 +142,7 @@ impl Record {
     pub fn finish(self, state: &State) -> Result<()> {
         let text = serde_json::to_vec(state).context("writing state.json")?;
         let path = self.dir().join("state.json");
-        sys::fs::write_atomically(&path, &text)
+        sys::fs::write_atomically(&path, &self.dir().join("state.json.new"), &text)
             .map_err(|error| crate::container::disk_error(error, &path))?;
         std::fs::remove_file(&self.lock_path).ok(); // a stale one is swept by the next command
         drop(self.lock);

@@ -486,10 +486,15 @@ impl Images {
         let layout = images.join("oci-layout");
         if !layout.exists() {
             let _lock = self.lock()?;
-            sys::fs::write_atomically(&layout, br#"{"imageLayoutVersion":"1.0.0"}"#)
+            sys::fs::write_atomically(&layout, &self.aside(), br#"{"imageLayoutVersion":"1.0.0"}"#)
                 .with_context(|| format!("writing `{}`", layout.display()))?;
         }
         Ok(())
+    }
+
+    /// Where small files are written before they are renamed into place; whoever holds the lock has it.
+    fn aside(&self) -> PathBuf {
+        self.store.images().join("new")
     }
 
     /// Writes a small blob where it is missing; returns its digest.
@@ -497,7 +502,7 @@ impl Images {
         let digest = Digest::of(content);
         let path = self.blob_path(&digest);
         // Written again even when it is there: it costs little and repairs a damaged one.
-        sys::fs::write_atomically(&path, content)
+        sys::fs::write_atomically(&path, &self.aside(), content)
             .with_context(|| format!("writing `{}`", path.display()))?;
         Ok(digest)
     }
@@ -568,7 +573,7 @@ impl Images {
     fn write_index(&self, index: &Index) -> Result<()> {
         let path = self.index_path();
         let text = serde_json::to_vec_pretty(index).context("writing the list of images")?;
-        sys::fs::write_atomically(&path, &text)
+        sys::fs::write_atomically(&path, &self.aside(), &text)
             .with_context(|| format!("writing `{}`", path.display()))
     }
 

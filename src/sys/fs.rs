@@ -453,29 +453,24 @@ fn copy_attributes(
     rustix::fs::futimens(to, &times).map_err(failed("futimens"))
 }
 
-/// Writes `content` to `path` so that a reader sees the old or the new, never a part: written aside
-/// in the same directory, synced, renamed.
+/// Writes `content` to `path` so that a reader sees the old or the new, never a part: written to `aside`,
+/// which is on the same file system, synced, renamed. The caller holds the lock that keeps others from
+/// `aside`; what a killed one left there is written over by the next.
 ///
 /// # Errors
 /// The system's.
-pub fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
+pub fn write_atomically(path: &Path, aside: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     let parent = path.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let aside = parent.join(format!(
-        ".{}.{}",
-        name.to_string_lossy(),
-        rustix::process::getpid().as_raw_nonzero()
-    ));
     let written = (|| {
-        let mut file = std::fs::File::create(&aside)?;
+        let mut file = std::fs::File::create(aside)?;
         file.write_all(content)?;
         file.sync_all()?;
-        std::fs::rename(&aside, path)?;
+        std::fs::rename(aside, path)?;
         std::fs::File::open(parent)?.sync_all()
     })();
     if written.is_err() {
-        let _ = std::fs::remove_file(&aside); // the first error is the one that matters
+        let _ = std::fs::remove_file(aside); // the first error is the one that matters
     }
     written
 }

@@ -62,7 +62,8 @@ impl Environment<'_> {
             Err(error) => Err(Fail::denied(format!(
                 "{flag}: `{}` cannot be looked at: {error}",
                 path.display()
-            ))),
+            ))
+            .hint("you need search permission on every directory above it: see namei -l")),
         }
     }
 
