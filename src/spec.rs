@@ -62,6 +62,72 @@ pub struct ContainerSpec {
     pub stop_signal: String,
     /// `--rm`: the container goes when its program ends.
     pub remove: bool,
+    /// It has a monitor of its own and outlives the command that starts it.
+    #[serde(default)]
+    pub detached: bool,
+    /// What happens when its program ends.
+    #[serde(default)]
+    pub restart: Restart,
+    /// Seconds between asking it to stop and killing it; docker's 10.
+    #[serde(default = "stop_timeout")]
+    pub stop_timeout_s: u32,
+    /// Where its output is kept.
+    #[serde(default)]
+    pub log: Log,
+    /// How it is found out whether it works.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// Seconds after which it is killed (`--timeout`).
+    #[serde(default)]
+    pub timeout_s: Option<u64>,
+}
+
+fn stop_timeout() -> u32 {
+    10
+}
+
+/// `--restart`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "policy")]
+pub enum Restart {
+    /// It stays ended.
+    #[default]
+    No,
+    /// Started again after a failure, at most so often; 0 means always.
+    OnFailure {
+        /// The most restarts in a row.
+        most: u32,
+    },
+    /// Started again until it is removed or stopped; after a reboot too.
+    Always,
+    /// As `Always`, but what the user has stopped stays down after a reboot.
+    UnlessStopped,
+}
+
+/// `--log-driver` and `--log-opt`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Log {
+    /// Nothing is kept (`none`); else docker's `json-file`.
+    pub none: bool,
+    /// Bytes after which a new file is begun (`max-size`).
+    pub max_size: Option<u64>,
+    /// How many files there are at most (`max-file`); 1 by default.
+    pub max_files: Option<u32>,
+}
+
+/// A health check. Source: docker's image configuration, `Healthcheck`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The words to execute; one that was given as a shell line begins with `/bin/sh -c`.
+    pub command: Vec<String>,
+    /// Nanoseconds between two checks.
+    pub interval_ns: u64,
+    /// Nanoseconds that one may take.
+    pub timeout_ns: u64,
+    /// Nanoseconds after the start in which failures do not count.
+    pub start_period_ns: u64,
+    /// Failures in a row that make it unhealthy.
+    pub retries: u32,
 }
 
 /// Which image a container came from.
@@ -549,6 +615,12 @@ mod tests {
             labels: BTreeMap::new(),
             stop_signal: String::new(),
             remove: false,
+            detached: false,
+            restart: Restart::No,
+            stop_timeout_s: 10,
+            log: Log::default(),
+            health: None,
+            timeout_s: None,
         }
     }
 

@@ -11,11 +11,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{RunOptions, copy_root, write_new};
+use super::record::Record;
+use super::state::{self, State, Status};
+use super::{Machine, RunOptions, copy_root, order, write_new};
 use crate::error::Fail;
-use crate::idmap::{Helpers, Plan};
-use crate::net::Chosen;
-use crate::paths::Store;
 use crate::stage::Order;
 use crate::stage::parent::{self, Launch, Running};
 use crate::sys;
@@ -28,14 +27,12 @@ const INTERRUPTS: u32 = 3;
 /// # Errors
 /// What kept it from starting.
 pub fn run(
-    store: &Store,
-    order: &Order,
-    plan: &Plan,
-    helpers: Option<&Helpers>,
-    network: &Chosen,
+    record: &Record,
+    machine: &Machine,
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
+    let order = order(record, machine)?;
     let process = &order.spec.process;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let stdin = (!process.interactive).then(|| null.as_fd());
@@ -46,17 +43,18 @@ pub fn run(
                 .into(),
         );
     }
+    let (plan, helpers) = (&machine.plan, machine.helpers());
     let launch = Launch {
-        order,
+        order: &order,
         plan,
         helpers,
-        network,
+        network: &machine.network,
         stdio: [stdin, None, None],
     };
     let mut running = parent::start(&launch, say, &mut |root| {
-        copy_root(store, root, plan, helpers)
+        copy_root(record.store(), root, plan, helpers)
     })?;
-    let result = supervise(&mut running, order, options);
+    let result = note(record, &running).and_then(|()| supervise(&mut running, &order, options));
     if result.is_err() {
         running.child.kill();
     }
@@ -64,6 +62,22 @@ pub fn run(
     running.release();
     result?;
     Ok(exit?.code())
+}
+
+/// Lets others see that it runs. Not synced: after a crash of the machine nothing of it is left anyway.
+fn note(record: &Record, running: &Running) -> Result<()> {
+    let mut state = State::read(&record.dir())?;
+    state.status = Status::Running;
+    state.started = Some(state::now());
+    state.process = state::Process::of(running.child.pid.as_raw_nonzero().get()).ok();
+    state.owner = state::Process::of(rustix::process::getpid().as_raw_nonzero().get()).ok();
+    let (path, aside) = (
+        record.dir().join("state.json"),
+        record.dir().join("state.json.new"),
+    );
+    let text = serde_json::to_vec(&state).context("writing state.json")?;
+    let written = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, &path));
+    written.map_err(|error| super::disk_error(error, &path))
 }
 
 fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Result<()> {

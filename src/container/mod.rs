@@ -1,7 +1,8 @@
 //! The life of a container: from a checked specification to an exit code.
 
 mod foreground;
-mod record;
+pub mod record;
+pub mod state;
 pub mod usage;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::paths::Store;
 use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
 use crate::stage::{self, Driver, Job, Order, RootPlan};
 use crate::sys;
-use record::{Record, State};
+use record::{Lock, Record};
 
 /// What a front end asks for beside the container itself.
 #[derive(Debug, Default)]
@@ -29,64 +30,88 @@ pub struct RunOptions {
     pub sig_proxy: bool,
 }
 
-/// Runs a container in the foreground and returns the program's exit code. `say` announces degraded modes.
+/// Makes a container: checks it, names its volumes, writes it down. Nothing of it runs yet.
+///
+/// # Errors
+/// What is wrong with it; nothing is left then.
+pub fn create(
+    store: &Store,
+    mut spec: ContainerSpec,
+    options: &RunOptions,
+) -> Result<(Record, Lock)> {
+    spec.check()?;
+    refuse_unbuilt(&spec)?;
+    if let Some(path) = &options.cidfile {
+        write_new(path, &spec.id)?;
+    }
+    name_volumes(&mut spec);
+    Record::create(store, &spec)
+}
+
+/// Runs a container in the foreground and returns the program's exit code. It lives and dies with this
+/// process. `say` announces degraded modes.
 ///
 /// # Errors
 /// Whatever keeps the program from starting; nothing of the container is left then.
 pub fn run(
     store: &Store,
-    mut spec: ContainerSpec,
+    spec: ContainerSpec,
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
-    spec.check()?;
-    refuse_unbuilt(&spec)?;
-    let available = Available::probe();
-    let (plan, notice) = idmap::plan(&spec.userns, &available)?;
-    let helpers = available.helpers.as_ref().ok();
-    if let Some(notice) = notice {
-        say(&degraded(
-            &notice,
-            "running with one id; other owners inside the container are not kept apart",
-        ));
-    }
-    let (network, notice) = net::choose(&spec.network)?;
-    if let Some(notice) = notice {
-        say(&degraded(&notice, "using the host's network"));
-        spec.network = crate::spec::Network::Host;
-    }
-    settle(&mut spec, &plan);
-    record::sweep(store, &plan, helpers);
-    if let Some(path) = &options.cidfile {
-        write_new(path, &spec.id)?;
-    }
-    let volumes = make_volumes(store, &mut spec)?;
-    let record = Record::create(store, &spec)?;
-    let result = (|| -> Result<u8> {
-        let order = order(store, spec, &plan, &network, volumes, &record.dir())?;
-        foreground::run(store, &order, &plan, helpers, &network, options, say)
-    })();
-    let created = jiff::Timestamp::now().to_string();
-    match result {
-        Ok(code) if !record.goes() => {
-            record.finish(&State {
-                version: 1,
-                exit_code: Some(code),
-                created,
-                finished: Some(jiff::Timestamp::now().to_string()),
-            })?;
-            Ok(code)
-        }
-        Ok(code) => {
-            record.remove(&plan, helpers)?;
-            Ok(code)
-        }
-        Err(error) => {
-            if let Err(second) = record.remove(&plan, helpers) {
-                say(&format!("and cleaning up failed: {second:#}"));
-            }
+    let machine = Machine::look(&spec, say)?;
+    record::sweep(store, &machine.plan, machine.helpers());
+    let (record, lock) = create(store, spec, options)?;
+    let result = foreground::run(&record, &machine, options, say);
+    let removed = record.remove(&lock, &machine.plan, machine.helpers());
+    match (result, removed) {
+        (Err(error), Err(second)) => {
+            say(&format!("and cleaning up failed: {second:#}"));
             Err(error)
         }
+        (result, removed) => removed.and(result),
+    }
+}
+
+/// What this machine gives one container.
+#[derive(Debug)]
+pub struct Machine {
+    available: Available,
+    /// The id maps.
+    pub plan: Plan,
+    /// The network.
+    pub network: net::Chosen,
+}
+
+impl Machine {
+    /// Looks, chooses, and says what had to be given up.
+    ///
+    /// # Errors
+    /// When what was asked for by name cannot be had.
+    pub fn look(spec: &ContainerSpec, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        let available = Available::probe();
+        let (plan, notice) = idmap::plan(&spec.userns, &available)?;
+        if let Some(notice) = notice {
+            say(&degraded(
+                &notice,
+                "running with one id; other owners inside the container are not kept apart",
+            ));
+        }
+        let (network, notice) = net::choose(&spec.network)?;
+        if let Some(notice) = notice {
+            say(&degraded(&notice, "using the host's network"));
+        }
+        Ok(Self {
+            available,
+            plan,
+            network,
+        })
+    }
+
+    /// Who writes the id maps.
+    #[must_use]
+    pub fn helpers(&self) -> Option<&idmap::Helpers> {
+        self.available.helpers.as_ref().ok()
     }
 }
 
@@ -182,33 +207,43 @@ fn settle(spec: &mut ContainerSpec, plan: &Plan) {
     }
 }
 
-/// The directories of the volumes that the spec names; anonymous ones get a name.
-fn make_volumes(store: &Store, spec: &mut ContainerSpec) -> Result<Vec<(String, PathBuf)>> {
-    let mut volumes = Vec::new();
+/// Anonymous volumes get a name.
+fn name_volumes(spec: &mut ContainerSpec) {
     let id = spec.id.clone();
     for (position, mount) in spec.mounts.iter_mut().enumerate() {
-        if let MountSource::Volume { volume, .. } = &mut mount.source {
-            if volume.is_empty() {
-                *volume = format!("{id}-{position}");
-            }
+        if let MountSource::Volume { volume, .. } = &mut mount.source
+            && volume.is_empty()
+        {
+            *volume = format!("{id}-{position}");
+        }
+    }
+}
+
+/// The directories of the volumes that the spec names, made where they are missing.
+fn make_volumes(store: &Store, spec: &ContainerSpec) -> Result<Vec<(String, PathBuf)>> {
+    let mut volumes = Vec::new();
+    for mount in &spec.mounts {
+        if let MountSource::Volume { volume, .. } = &mount.source {
             let path = store.volume_data(volume);
-            store.make(&path)?;
-            rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755))
-                .with_context(|| format!("opening `{}`", path.display()))?;
+            if !path.is_dir() {
+                store.make(&path)?;
+                rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755))
+                    .with_context(|| format!("opening `{}`", path.display()))?;
+            }
             volumes.push((volume.clone(), path));
         }
     }
     Ok(volumes)
 }
 
-fn order(
-    store: &Store,
-    spec: ContainerSpec,
-    plan: &Plan,
-    network: &net::Chosen,
-    volumes: Vec<(String, PathBuf)>,
-    dir: &Path,
-) -> Result<Order> {
+/// Everything pid 1 has to know, for one start.
+fn order(record: &Record, machine: &Machine) -> Result<Order> {
+    let (store, dir, plan) = (record.store(), record.dir(), &machine.plan);
+    let mut spec = record.spec()?;
+    if machine.network == net::Chosen::Host {
+        spec.network = crate::spec::Network::Host;
+    }
+    settle(&mut spec, plan);
     let root = match &spec.rootfs {
         Rootfs::Layers { diff_ids } => RootPlan::Overlay {
             base: store.root().to_owned(),
@@ -216,9 +251,9 @@ fn order(
                 .iter()
                 .map(|diff_id| crate::image::layer_dir(diff_id))
                 .collect::<Result<_>>()?,
-            upper: relative(store, dir, "upper"),
-            work: relative(store, dir, "work"),
-            merged: relative(store, dir, "merged"),
+            upper: relative(store, &dir, "upper"),
+            work: relative(store, &dir, "work"),
+            merged: relative(store, &dir, "merged"),
         },
         Rootfs::Directory { path } => {
             if !path.is_dir() {
@@ -230,22 +265,19 @@ fn order(
             }
             RootPlan::Directory { path: path.clone() }
         }
-        Rootfs::Host => RootPlan::Host {
-            dir: dir.to_owned(),
-        },
+        Rootfs::Host => RootPlan::Host { dir: dir.clone() },
     };
-    let etc = write_etc(&spec, network, dir)?;
-    let only_ids = (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner));
+    let etc = write_etc(&spec, &machine.network, &dir)?;
     Ok(Order {
         root,
         driver: driver()?,
         become_ids: None,
-        only_ids,
+        only_ids: (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner)),
         has_tty_group: plan.has_gid(5),
         etc,
-        volumes,
-        raise_loopback: network.is_private(),
-        wait_for_network: network.has_helper(),
+        volumes: make_volumes(store, &spec)?,
+        raise_loopback: machine.network.is_private(),
+        wait_for_network: machine.network.has_helper(),
         spec,
     })
 }

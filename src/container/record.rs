@@ -1,11 +1,15 @@
 //! One container on disk: its directory, its name, the lock that says it is alive. See `paths` for the drawing.
+//!
+//! Who holds `containers/ID/lock` is the container's owner: the monitor, or the command in whose foreground it
+//! runs. Waiting for a container means waiting for that lock.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
+use super::disk_error;
+use super::state::State;
 use crate::error::Fail;
 use crate::idmap::{Helpers, Plan};
 use crate::paths::Store;
@@ -13,85 +17,90 @@ use crate::spec::ContainerSpec;
 use crate::stage::{self, Job};
 use crate::sys;
 
-/// `state.json`: what became of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// 1.
-    pub version: u32,
-    /// Exit code of the program, when it has ended.
-    pub exit_code: Option<u8>,
-    /// RFC 3339, UTC.
-    pub created: String,
-    /// RFC 3339, UTC.
-    pub finished: Option<String>,
-}
-
-/// A container that this process has made and holds.
-#[derive(Debug)]
+/// A container in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     store: Store,
-    id: String,
-    name: String,
-    remove: bool,
-    /// Locked for as long as this process owns the container.
-    lock: File,
-    lock_path: PathBuf,
+    /// 64 hexadecimal digits.
+    pub id: String,
+}
+
+/// The right to change a container's state, for as long as it lives. Survives an exec when the descriptor does.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// The open file, for handing it on to a monitor.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The lock that a command has handed on.
+    #[must_use]
+    pub fn from_file(file: File) -> Self {
+        Self { file }
+    }
 }
 
 impl Record {
-    /// Claims the name and makes the directory, with `container.json` in it.
+    /// Makes the directory, with `container.json` and `state.json` in it, and claims the name. Locked.
     ///
     /// # Errors
-    /// `Conflict` when the name is taken; the system's.
-    pub fn create(store: &Store, spec: &ContainerSpec) -> Result<Self> {
+    /// `Conflict` when the name is taken; the system's. Nothing is left then.
+    pub fn create(store: &Store, spec: &ContainerSpec) -> Result<(Self, Lock)> {
         for directory in [store.tmp(), store.containers(), store.names()] {
             store.make(&directory)?;
         }
-        let lock_path = store.tmp().join(format!("{}.container", spec.id));
-        let lock = claim(&lock_path)?;
         let record = Self {
             store: store.clone(),
             id: spec.id.clone(),
-            name: spec.name.clone(),
-            remove: spec.remove,
-            lock,
-            lock_path,
         };
-        match record.fill(spec) {
-            Ok(()) => Ok(record),
+        let note = record.note();
+        if spec.remove {
+            File::create(&note).map_err(|error| disk_error(error, &note))?;
+        }
+        let made = record
+            .fill(spec)
+            .and_then(|lock| record.claim_name(&spec.name).map(|()| lock));
+        match made {
+            Ok(lock) => Ok((record, lock)),
             Err(error) => {
-                let _ = std::fs::remove_file(&record.lock_path); // the first error is the one that matters
+                let _ = std::fs::remove_dir_all(record.dir()); // the first error is the one that matters
+                let _ = std::fs::remove_file(&note); // as above
                 Err(error)
             }
         }
     }
 
-    fn fill(&self, spec: &ContainerSpec) -> Result<()> {
-        self.claim_name()?;
-        let made = (|| -> Result<()> {
-            let dir = self.dir();
-            for part in ["", "upper", "work", "merged"] {
-                let path = dir.join(part);
-                std::fs::create_dir(&path)
-                    .map_err(|error| crate::container::disk_error(error, &path))?;
-            }
-            // What `/` looks like to other users inside is the upper directory's mode.
-            rustix::fs::chmod(dir.join("upper"), rustix::fs::Mode::from_raw_mode(0o755))
-                .context("opening the root directory")?;
-            let text = serde_json::to_vec(spec).context("writing container.json")?;
-            std::fs::write(dir.join("container.json"), text)
-                .map_err(|error| crate::container::disk_error(error, &dir))
-        })();
-        if made.is_err() {
-            let _ = std::fs::remove_file(self.store.names().join(&self.name)); // the first error is the one that matters
-            let _ = std::fs::remove_dir_all(self.dir()); // as above
+    fn fill(&self, spec: &ContainerSpec) -> Result<Lock> {
+        let dir = self.dir();
+        std::fs::create_dir(&dir).map_err(|error| disk_error(error, &dir))?;
+        let path = dir.join("lock");
+        let file = File::create(&path).map_err(|error| disk_error(error, &path))?;
+        file.lock()
+            .with_context(|| format!("locking `{}`", path.display()))?;
+        for part in ["upper", "work", "merged"] {
+            let path = dir.join(part);
+            std::fs::create_dir(&path).map_err(|error| disk_error(error, &path))?;
         }
-        made
+        // What `/` looks like to other users inside is the upper directory's mode.
+        rustix::fs::chmod(dir.join("upper"), rustix::fs::Mode::from_raw_mode(0o755))
+            .context("opening the root directory")?;
+        let text = serde_json::to_vec(spec).context("writing container.json")?;
+        std::fs::write(dir.join("container.json"), text)
+            .map_err(|error| disk_error(error, &dir))?;
+        // The name points here only afterwards; until then nobody looks, and nothing needs to be on the disk.
+        let text = serde_json::to_vec(&State::new()).context("writing state.json")?;
+        std::fs::write(dir.join("state.json"), text).map_err(|error| disk_error(error, &dir))?;
+        Ok(Lock { file })
     }
 
     /// Making the link is the claim: it fails when there is one.
-    fn claim_name(&self) -> Result<()> {
-        let link = self.store.names().join(&self.name);
+    fn claim_name(&self, name: &str) -> Result<()> {
+        let link = self.store.names().join(name);
         for _ in 0..2 {
             match std::os::unix::fs::symlink(&self.id, &link) {
                 Ok(()) => return Ok(()),
@@ -104,23 +113,78 @@ impl Record {
                             .take(12)
                             .collect::<String>();
                         return Err(Fail::conflict(format!(
-                            "the name `{}` is taken by container {id}",
-                            self.name
+                            "the name `{name}` is taken by container {id}"
                         ))
-                        .hint("choose another --name, or remove that container")
+                        .hint(format!(
+                            "choose another --name, or remove that container: rl rm {name}"
+                        ))
                         .into());
                     }
                     // Its container is gone: a command was killed between the two.
                     let _ = std::fs::remove_file(&link); // the second round says why, if it must
                 }
-                Err(error) => return Err(crate::container::disk_error(error, &link)),
+                Err(error) => return Err(disk_error(error, &link)),
             }
         }
         Err(Fail::conflict(format!(
-            "the name `{}` is being taken by another command",
-            self.name
+            "the name `{name}` is being taken by another command"
         ))
         .into())
+    }
+
+    /// The container that `text` means: a full id, a name, or a unique beginning of an id.
+    ///
+    /// # Errors
+    /// `NotFound` with names that are near; `Conflict` when several ids begin so.
+    pub fn find(store: &Store, text: &str) -> Result<Self> {
+        let record = |id: &str| Self {
+            store: store.clone(),
+            id: id.to_owned(),
+        };
+        let is_hex = !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+        if is_hex && text.len() == 64 && store.container(text).is_dir() {
+            return Ok(record(text));
+        }
+        if crate::spec::is_name(text)
+            && let Ok(id) = std::fs::read_link(store.names().join(text))
+            && let Some(id) = id.to_str()
+            && store.container(id).is_dir()
+        {
+            return Ok(record(id));
+        }
+        let ids = ids(store)?;
+        let found: Vec<&String> = if is_hex {
+            ids.iter().filter(|id| id.starts_with(text)).collect()
+        } else {
+            Vec::new()
+        };
+        match found.as_slice() {
+            [id] => Ok(record(id)),
+            [] => Err(not_found(store, text).into()),
+            several => Err(Fail::conflict(format!(
+                "{} containers have ids that begin with `{text}`",
+                several.len()
+            ))
+            .hint("give more digits, or the name")
+            .into()),
+        }
+    }
+
+    /// All containers, in no order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn all(store: &Store) -> Result<Vec<Self>> {
+        Ok(ids(store)?
+            .into_iter()
+            .map(|id| Self {
+                store: store.clone(),
+                id,
+            })
+            .collect())
     }
 
     /// Its directory.
@@ -129,51 +193,166 @@ impl Record {
         self.store.container(&self.id)
     }
 
-    /// Whether it goes when its program ends.
+    /// The store it is in.
     #[must_use]
-    pub fn goes(&self) -> bool {
-        self.remove
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
-    /// Writes what became of it, and lets go of it.
+    /// What it is.
+    ///
+    /// # Errors
+    /// `Corrupt` with the file's name when it cannot be understood.
+    pub fn spec(&self) -> Result<ContainerSpec> {
+        let path = self.dir().join("container.json");
+        let text = std::fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        let spec: ContainerSpec = serde_json::from_slice(&text).map_err(|error| {
+            Fail::corrupt(format!("`{}` is damaged: {error}", path.display()))
+                .hint("remove the container: rl rm -f; its image and volumes stay")
+        })?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// What it does now.
+    ///
+    /// # Errors
+    /// As [`State::read`].
+    pub fn state(&self) -> Result<State> {
+        Ok(State::read(&self.dir())?.settled())
+    }
+
+    /// Takes the lock when nobody has it.
     ///
     /// # Errors
     /// The system's.
-    pub fn finish(self, state: &State) -> Result<()> {
-        let text = serde_json::to_vec(state).context("writing state.json")?;
-        let path = self.dir().join("state.json");
-        sys::fs::write_atomically(&path, &self.dir().join("state.json.new"), &text)
-            .map_err(|error| crate::container::disk_error(error, &path))?;
-        std::fs::remove_file(&self.lock_path).ok(); // a stale one is swept by the next command
-        drop(self.lock);
-        Ok(())
+    pub fn try_lock(&self) -> Result<Option<Lock>> {
+        let file = self.lock_file()?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { file })),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error).context("locking a container"),
+        }
     }
 
-    /// Removes everything of it.
+    /// Waits for the lock: until the container's owner is gone.
+    ///
+    /// # Errors
+    /// The system's; `NotFound` when the container goes meanwhile.
+    pub fn lock(&self) -> Result<Lock> {
+        let file = self.lock_file()?;
+        file.lock().context("waiting for a container")?;
+        Ok(Lock { file })
+    }
+
+    fn lock_file(&self) -> Result<File> {
+        let path = self.dir().join("lock");
+        File::open(&path).with_context(|| format!("opening `{}`", path.display()))
+    }
+
+    /// The note that lets a killed command's `--rm` container be found quickly.
+    fn note(&self) -> PathBuf {
+        self.store.tmp().join(format!("{}.container", self.id))
+    }
+
+    /// Removes everything of it. The lock shows that nobody is at work in it.
     ///
     /// # Errors
     /// The system's, with the path that stays.
-    pub fn remove(self, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
+    pub fn remove(&self, _lock: &Lock, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
+        let name = self.spec().ok().map(|spec| spec.name);
         remove_dir(&self.dir(), plan, helpers)?;
-        let _ = std::fs::remove_file(self.store.names().join(&self.name)); // somebody else may have taken it over
-        let _ = std::fs::remove_file(&self.lock_path); // a stale one is swept by the next command
-        drop(self.lock);
+        let names = match name {
+            Some(name) => vec![self.store.names().join(name)],
+            // Its description is damaged: the name that leads to it is found the long way.
+            None => links_to(&self.store, &self.id),
+        };
+        for link in names {
+            if std::fs::read_link(&link).is_ok_and(|id| id.to_str() == Some(&self.id)) {
+                let _ = std::fs::remove_file(&link); // a dangling name is no claim
+            }
+        }
+        let _ = std::fs::remove_file(self.note()); // a stale one is swept by the next command
+        Ok(())
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    /// `Conflict` when that is taken; the system's.
+    pub fn rename(&self, name: &str) -> Result<()> {
+        let mut spec = self.spec()?;
+        self.claim_name(name)?;
+        let old = std::mem::replace(&mut spec.name, name.to_owned());
+        let text = serde_json::to_vec(&spec).context("writing container.json")?;
+        let path = self.dir().join("container.json");
+        let written =
+            sys::fs::write_atomically(&path, &self.dir().join("container.json.new"), &text);
+        if let Err(error) = written {
+            let _ = std::fs::remove_file(self.store.names().join(name)); // the first error is the one that matters
+            return Err(disk_error(error, &path));
+        }
+        let _ = std::fs::remove_file(self.store.names().join(old)); // a dangling name is no claim
         Ok(())
     }
 }
 
-/// Makes and locks the file at `path`: who can lock it knows that its owner is gone.
-fn claim(path: &Path) -> Result<File> {
-    loop {
-        let file = File::create(path).map_err(|error| crate::container::disk_error(error, path))?;
-        file.lock()
-            .with_context(|| format!("locking `{}`", path.display()))?;
-        // A sweep may have taken the file away between the two.
-        use std::os::unix::fs::MetadataExt as _;
-        if file.metadata().is_ok_and(|meta| meta.nlink() > 0) {
-            return Ok(file);
+fn links_to(store: &Store, id: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(store.names())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    entries
+        .filter(|link| std::fs::read_link(link).is_ok_and(|target| target.to_str() == Some(id)))
+        .collect()
+}
+
+fn ids(store: &Store) -> Result<Vec<String>> {
+    let dir = store.containers();
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading `{}`", dir.display())),
+    };
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|id| id.len() == 64)
+        .collect())
+}
+
+fn not_found(store: &Store, text: &str) -> Fail {
+    let fail = Fail::not_found(format!("no container `{text}`"));
+    let names = std::fs::read_dir(store.names())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let near = names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .map(|name| (distance(&name, text), name))
+        .filter(|(distance, name)| *distance <= name.len().max(text.len()) / 3 + 1)
+        .min();
+    match near {
+        Some((_, name)) => fail.hint(format!("did you mean `{name}`? rl ps -a lists all")),
+        None => fail.hint("rl ps -a lists them"),
+    }
+}
+
+/// How many letters must be put in, taken out or changed (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let change = corner + usize::from(left != *right);
+            corner = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
         }
     }
+    row[b.len()]
 }
 
 /// Removes a tree that may hold files of subordinate ids: by ourselves where that goes, else from inside a
@@ -199,7 +378,7 @@ pub fn remove_dir(dir: &Path, plan: &Plan, helpers: Option<&Helpers>) -> Result<
     }
 }
 
-/// Removes the `--rm` containers whose command was killed. Cheap: only the living have an entry in `tmp/`.
+/// Removes the `--rm` containers whose owner was killed. Cheap: only they have a note in `tmp/`.
 pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
     let Ok(entries) = std::fs::read_dir(store.tmp()) else {
         return;
@@ -213,25 +392,34 @@ pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
         else {
             continue;
         };
-        let Ok(file) = File::open(&path) else {
-            continue;
+        let record = Record {
+            store: store.clone(),
+            id: id.to_owned(),
         };
-        if file.try_lock().is_err() {
-            continue;
-        }
-        let dir = store.container(id);
-        let spec = std::fs::read(dir.join("container.json"))
-            .ok()
-            .and_then(|text| serde_json::from_slice::<ContainerSpec>(&text).ok());
-        // Without a description it never started.
-        if spec.as_ref().is_none_or(|spec| spec.remove) {
-            if remove_dir(&dir, plan, helpers).is_err() {
+        let lock = match record.try_lock() {
+            Ok(Some(lock)) => lock,
+            Ok(None) => continue,
+            // Its directory is not there, or not yet: only an old note is litter.
+            Err(_) => {
+                let old = entry
+                    .metadata()
+                    .and_then(|meta| meta.modified())
+                    .ok()
+                    .and_then(|time| time.elapsed().ok());
+                if old.is_some_and(|age| age > std::time::Duration::from_secs(60)) {
+                    let _ = std::fs::remove_file(&path); // the next sweep tries again
+                }
                 continue;
             }
-            if let Some(spec) = spec {
-                let _ = std::fs::remove_file(store.names().join(&spec.name)); // a dangling name is no claim
-            }
+        };
+        // One that was made with `create --rm` and never started waits for its start.
+        let waits = record.state().is_ok_and(|state| {
+            state.status == super::state::Status::Created
+                && state.owner.is_none()
+                && state.started.is_none()
+        }) && record.spec().is_ok_and(|spec| spec.detached);
+        if !waits {
+            let _ = record.remove(&lock, plan, helpers); // the next sweep tries again
         }
-        let _ = std::fs::remove_file(&path); // the next sweep tries again
     }
 }

@@ -135,6 +135,12 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
             .transpose()?
             .unwrap_or_default(),
         remove: args.rm,
+        detached: false,
+        restart: crate::spec::Restart::No,
+        stop_timeout_s: 10,
+        log: crate::spec::Log::default(),
+        health: None,
+        timeout_s: None,
     })
 }
 
