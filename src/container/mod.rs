@@ -1,9 +1,14 @@
 //! The life of a container: from a checked specification to an exit code.
 
+pub mod attach;
 mod foreground;
+pub mod lifecycle;
+pub mod logs;
+pub mod monitor;
 pub mod record;
 pub mod state;
 pub mod usage;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -326,7 +331,11 @@ fn write_etc(
     Ok(etc)
 }
 
-fn write_new(path: &Path, text: &str) -> Result<()> {
+/// Writes a file that must not be there yet.
+///
+/// # Errors
+/// `Conflict` when it is; the system's.
+pub fn write_new(path: &Path, text: &str) -> Result<()> {
     use std::io::Write as _;
     let file = std::fs::OpenOptions::new()
         .write(true)
