@@ -1,6 +1,6 @@
 //! The manual says what the program says, and its links lead somewhere.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::host::Need;
@@ -35,7 +35,7 @@ fn links(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn pages(directory: &Path) -> Vec<std::path::PathBuf> {
+fn pages(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -65,35 +65,40 @@ fn links_of_the_manual_lead_to_files() {
     }
 }
 
-/// `file.rs::a_test_of_that_name`, as docs/architecture.md and docs/cve.md name their guards.
+/// `file.rs::a_test_of_that_name`, as the pages name their guards.
 #[test]
 fn guards_that_the_manual_names_exist() {
-    let mut code = String::new();
+    let mut files = Vec::new();
     for directory in ["src", "tests"] {
-        read_all(&source().join(directory), &mut code);
+        read_all(&source().join(directory), &mut files);
     }
     let mut named = 0;
     for page in ["architecture.md", "cve.md"] {
         let text = std::fs::read_to_string(source().join("docs").join(page)).unwrap();
         for word in text.split('`').filter(|word| word.contains(".rs::")) {
-            let name = word.rsplit("::").next().unwrap();
+            let (file, name) = word.split_once("::").unwrap();
+            let function = format!("fn {name}(");
             named += 1;
             assert!(
-                code.contains(&format!("fn {name}")),
-                "docs/{page} names `{word}`, and no function is called that"
+                files
+                    .iter()
+                    .any(|(path, code)| path.ends_with(file) && code.contains(&function)),
+                "docs/{page} names `{word}`, which is not there"
             );
         }
     }
     assert!(named > 10, "the pages name their guards");
 }
 
-fn read_all(directory: &Path, code: &mut String) {
+/// Paths and texts of the Rust files below `directory`.
+fn read_all(directory: &Path, files: &mut Vec<(PathBuf, String)>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            read_all(&path, code);
+            read_all(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            code.push_str(&std::fs::read_to_string(&path).unwrap());
+            let text = std::fs::read_to_string(&path).unwrap();
+            files.push((path, text));
         }
     }
 }
