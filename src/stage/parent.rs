@@ -103,11 +103,7 @@ pub fn start(
         Ok(()) => Ok(running),
         Err(error) => {
             // What pid 1 says of its own end explains more than that it is gone.
-            let error = if is_gone(&error) {
-                last_words(&mut here).unwrap_or(error)
-            } else {
-                error
-            };
+            let error = last_words(&mut here).unwrap_or(error);
             running.child.kill();
             let _ = running.child.wait(); // it is gone either way
             running.release();
@@ -270,21 +266,17 @@ impl std::fmt::Display for Gone {
     }
 }
 
-fn is_gone(error: &anyhow::Error) -> bool {
-    error.is::<Gone>()
-        || matches!(
-            sys::errno_of(error),
-            Some(Errno::SRCH | Errno::NOENT | Errno::PIPE)
-        )
-}
-
+/// What pid 1 has said of its own failure, if it has: a helper that then fails too only says that it is gone.
 fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
-    let (message, _) = channel.receive().ok()??;
-    match parse(&message) {
-        Ok(ToHost::Failed(fail)) => Some(fail.into()),
-        Ok(ToHost::Console | ToHost::Done(_) | ToHost::OverlayRefused { .. }) => None,
-        Err(error) => Some(error),
+    while has_message(channel).ok()? {
+        let (message, _) = channel.receive().ok()??;
+        match parse(&message) {
+            Ok(ToHost::Failed(fail)) => return Some(fail.into()),
+            Ok(ToHost::Console | ToHost::Done(_) | ToHost::OverlayRefused { .. }) => {}
+            Err(error) => return Some(error),
+        }
     }
+    None
 }
 
 /// Whether pid 1 has said something, or gone.
