@@ -103,16 +103,29 @@ impl Store {
         self.root.join("tmp")
     }
 
-    /// Makes `directory`, which is one of this store's, and all above it, private to the user.
+    /// Makes `directory`, which is one of this store's, and all above it.
+    ///
+    /// The store itself is closed to other users: a setuid program in a layer would be one of the user's.
     ///
     /// # Errors
     /// The system's, with the path and, for a full or read-only disk, a way out.
     pub fn make(&self, directory: &Path) -> Result<()> {
-        let made = std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(directory);
-        made.map_err(|error| {
+        let made = || -> std::io::Result<()> {
+            if !self.root.is_dir() {
+                if let Some(parent) = self.root.parent() {
+                    std::fs::create_dir_all(parent)?;
+                }
+                match std::fs::DirBuilder::new().mode(0o700).create(&self.root) {
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    done => done?,
+                }
+            }
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(directory)
+        };
+        made().map_err(|error| {
             anyhow::Error::from(error).context(
                 Fail::system(format!(
                     "cannot make the directory `{}`",

@@ -806,6 +806,20 @@ pub fn setns(namespace: BorrowedFd<'_>, kind: i32) -> Result<()> {
     }
 }
 
+/// Gets `signal` when the parent dies. Source: PR_SET_PDEATHSIG(2const).
+///
+/// # Errors
+/// The kernel's.
+pub fn die_with_parent(signal: i32) -> Result<()> {
+    // SAFETY: prctl with plain numbers.
+    match check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0)
+    })) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::new("prctl(PR_SET_PDEATHSIG)", errno)),
+    }
+}
+
 /// Becomes the user and group with these numbers, all three of each.
 ///
 /// # Errors

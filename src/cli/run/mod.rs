@@ -1,7 +1,12 @@
 //! `rl run`: its flags, and what becomes of them.
 //!
-//! The flags are docker's, with docker's meanings; [`spec`] turns them into a container spec without
+//! The flags are docker's, with docker's meanings; [`mod@spec`] turns them into a container spec without
 //! touching the machine. Nothing here knows how a container is started.
+
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the comments of flags are their help, where brackets say what may be left out"
+)]
 
 mod confinement;
 pub mod life;
