@@ -160,7 +160,7 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
         container::write_new(path, &pid.to_string())?;
     }
     if args.detach {
-        output::print(&format!("{id}\n"))?;
+        output::print(&id)?;
         return Ok(0);
     }
     left(watch::watch(&record, here, &how)?)
@@ -187,7 +187,7 @@ pub fn create(args: &RunArgs, store: &Store) -> Result<u8> {
         sig_proxy: false,
     };
     drop(container::create(store, spec, &options)?);
-    output::print(&format!("{id}\n"))?;
+    output::print(&id)?;
     Ok(0)
 }
 
@@ -206,7 +206,7 @@ pub fn start(args: &StartArgs, store: &Store) -> Result<u8> {
     }
     each(&args.names, store, |record, name| {
         lifecycle::start(record, None, &mut announce)?;
-        output::print(&format!("{name}\n"))
+        output::print(name)
     })
 }
 
@@ -238,7 +238,7 @@ pub fn stop(args: &StopArgs, store: &Store) -> Result<u8> {
     let signal = args.signal.as_deref().map(signal).transpose()?;
     each(&args.names, store, |record, name| {
         lifecycle::stop(record, signal, timeout(args, record)?)?;
-        output::print(&format!("{name}\n"))
+        output::print(name)
     })
 }
 
@@ -251,7 +251,7 @@ pub fn restart(args: &StopArgs, store: &Store) -> Result<u8> {
     each(&args.names, store, |record, name| {
         lifecycle::stop(record, signal, timeout(args, record)?)?;
         lifecycle::start(record, None, &mut announce)?;
-        output::print(&format!("{name}\n"))
+        output::print(name)
     })
 }
 
@@ -278,7 +278,7 @@ pub fn kill(args: &KillArgs, store: &Store) -> Result<u8> {
     let signal = signal(&args.signal)?;
     each(&args.names, store, |record, name| {
         lifecycle::kill(record, signal)?;
-        output::print(&format!("{name}\n"))
+        output::print(name)
     })
 }
 
@@ -305,7 +305,7 @@ pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
             found => found.and_then(|record| lifecycle::remove(&record, force, volumes)),
         };
         match removed {
-            Ok(()) => output::print(&format!("{name}\n"))?,
+            Ok(()) => output::print(name)?,
             Err(error) => failures.push(error),
         }
     }
@@ -319,7 +319,7 @@ pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
 pub fn wait(args: &Names, store: &Store) -> Result<u8> {
     each(args, store, |record, _| {
         let code = lifecycle::wait(record)?;
-        output::print(&format!("{code}\n"))
+        output::print(&code.to_string())
     })
 }
 
