@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::error::Fail;
+use crate::error::{self, Fail, Kind};
 use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::net::{self, names};
@@ -27,7 +27,12 @@ pub struct RunOptions {
     pub pidfile: Option<PathBuf>,
     /// Signals to the command go to the program.
     pub sig_proxy: bool,
+    /// Makes up another name when the one in the specification is taken; none when the user chose that one.
+    pub another_name: Option<fn() -> String>,
 }
+
+/// So many names are made up before one is found to be free.
+const NAMES: usize = 100;
 
 /// Runs a container in the foreground and returns the program's exit code. `say` announces degraded modes.
 ///
@@ -61,7 +66,7 @@ pub fn run(
         write_new(path, &spec.id)?;
     }
     let volumes = make_volumes(store, &mut spec)?;
-    let record = Record::create(store, &spec)?;
+    let record = create_record(store, &mut spec, options)?;
     let result = (|| -> Result<u8> {
         let order = order(store, spec, &plan, &network, volumes, &record.dir())?;
         foreground::run(store, &order, &plan, helpers, &network, options, say)
@@ -88,6 +93,19 @@ pub fn run(
             Err(error)
         }
     }
+}
+
+/// Claims the name; one that was made up and is taken is replaced.
+fn create_record(store: &Store, spec: &mut ContainerSpec, options: &RunOptions) -> Result<Record> {
+    for _ in 1..NAMES {
+        match (Record::create(store, spec), options.another_name) {
+            (Err(error), Some(another)) if error::kind(&error) == Kind::Conflict => {
+                spec.name = another();
+            }
+            (done, _) => return done,
+        }
+    }
+    Record::create(store, spec)
 }
 
 /// Has image work done by a process that is root of a user namespace with the user's ids. `request` makes its
