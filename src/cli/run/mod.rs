@@ -43,6 +43,7 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
         cidfile: args.cidfile.clone(),
         pidfile: args.pidfile.clone(),
         sig_proxy: args.sig_proxy,
+        another_name: args.name.is_none().then_some(names::generate),
     };
     container::run(store, spec, &options, &mut |line| {
         say(&format!("rl: {line}"));
