@@ -1,6 +1,8 @@
 //! The life of a container: from a checked specification to an exit code.
 
+pub mod follow;
 mod foreground;
+pub mod logs;
 pub mod record;
 pub mod state;
 pub mod usage;
