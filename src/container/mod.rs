@@ -1,5 +1,6 @@
 //! The life of a container: from a checked specification to an exit code.
 
+pub mod events;
 pub mod follow;
 mod foreground;
 pub mod logs;
