@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use super::image::all_of;
 use super::output;
 use super::progress::say;
-use super::run::{RunArgs, life, made};
+use super::run::{RunArgs, another_name, life, made};
 use crate::container::lifecycle::{self, Force, Start, Volumes};
 use crate::container::record::Record;
 use crate::container::state::Status;
@@ -131,6 +131,7 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
         cidfile: args.cidfile.clone(),
         pidfile: None,
         sig_proxy: args.sig_proxy,
+        another_name: another_name(args),
     };
     let keys = life::detach_keys(args.detach_keys.as_deref())?;
     let how = Watch {
@@ -185,6 +186,7 @@ pub fn create(args: &RunArgs, store: &Store) -> Result<u8> {
         cidfile: args.cidfile.clone(),
         pidfile: None,
         sig_proxy: false,
+        another_name: another_name(args),
     };
     drop(container::create(store, spec, &options)?);
     output::print(&id)?;

@@ -1,6 +1,8 @@
 //! The life of a container: from a checked specification to an exit code.
 
 pub mod attach;
+pub mod events;
+pub mod follow;
 mod foreground;
 pub mod lifecycle;
 pub mod logs;

@@ -43,11 +43,16 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
         cidfile: args.cidfile.clone(),
         pidfile: args.pidfile.clone(),
         sig_proxy: args.sig_proxy,
-        another_name: args.name.is_none().then_some(names::generate),
+        another_name: another_name(args),
     };
     container::run(store, spec, &options, &mut |line| {
         say(&format!("rl: {line}"));
     })
+}
+
+/// Who makes up another name when the one that was made up is taken.
+pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
+    args.name.is_none().then_some(names::generate)
 }
 
 /// The container that the flags and the image describe.
