@@ -243,8 +243,7 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
         if force == Force::No {
             let name = record
                 .spec()
-                .map(|spec| spec.name)
-                .unwrap_or_else(|_| record.id.clone());
+                .map_or_else(|_| record.id.clone(), |spec| spec.name);
             return Err(Fail::conflict(format!("container `{name}` is running"))
                 .hint(format!(
                     "stop it first: rl stop {name}; or kill and remove it: rl rm -f {name}"
