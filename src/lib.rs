@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
         Some(stage::parent::INIT) => stage::init::main(descriptor()),
         Some(stage::parent::JOB) => stage::job::main(descriptor(), cli::job::work),
         Some(doctor::PROBE) => doctor::probe(&std::env::args().skip(2).collect::<Vec<_>>()),
+        Some(container::monitor::MONITOR) => {
+            container::monitor::main(&std::env::args().skip(2).collect::<Vec<_>>())
+        }
         _ => cli::main(&std::env::args_os().collect::<Vec<_>>()),
     }
 }

@@ -16,7 +16,7 @@
 //! └── ID/                sockets and pid files of a running container
 //! ```
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -103,16 +103,29 @@ impl Store {
         self.root.join("tmp")
     }
 
-    /// Makes `directory`, which is one of this store's, and all above it, private to the user.
+    /// Makes `directory`, which is one of this store's, and all above it.
+    ///
+    /// The store itself is closed to other users: a setuid program in a layer would be one of the user's.
     ///
     /// # Errors
     /// The system's, with the path and, for a full or read-only disk, a way out.
     pub fn make(&self, directory: &Path) -> Result<()> {
-        let made = std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(directory);
-        made.map_err(|error| {
+        let made = || -> std::io::Result<()> {
+            if !self.root.is_dir() {
+                if let Some(parent) = self.root.parent() {
+                    std::fs::create_dir_all(parent)?;
+                }
+                match std::fs::DirBuilder::new().mode(0o700).create(&self.root) {
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    done => done?,
+                }
+            }
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(directory)
+        };
+        made().map_err(|error| {
             anyhow::Error::from(error).context(
                 Fail::system(format!(
                     "cannot make the directory `{}`",
@@ -122,6 +135,62 @@ impl Store {
             )
         })
     }
+}
+
+/// The directory for sockets, made and checked: owned by the user and closed to others.
+///
+/// # Errors
+/// When no candidate can be made, or one belongs to somebody else.
+pub fn runtime_dir() -> Result<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    let candidates = [
+        absolute_variable("RL_RUNTIME_DIR"),
+        // A stale variable of another login (su, batch systems) names a directory that is not ours.
+        absolute_variable("XDG_RUNTIME_DIR")
+            .filter(|dir| is_private(dir, uid))
+            .map(|dir| dir.join("rl")),
+    ];
+    let fallback = std::env::temp_dir().join(format!("rl-{uid}"));
+    let dir = candidates.into_iter().flatten().next().unwrap_or(fallback);
+    match std::fs::DirBuilder::new()
+        .recursive(false)
+        .mode(0o700)
+        .create(&dir)
+    {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context(
+                Fail::system(format!(
+                    "cannot make the runtime directory `{}`",
+                    dir.display()
+                ))
+                .hint("name one of your own with RL_RUNTIME_DIR")
+                .code("RL-R01"),
+            ));
+        }
+    }
+    if !is_private(&dir, uid) {
+        return Err(Fail::denied(format!("the runtime directory `{}` is not yours alone", dir.display()))
+            .hint(format!("remove it or `chmod 700` it if it is yours, or name another with RL_RUNTIME_DIR (you are uid {uid})"))
+            .code("RL-R01")
+            .into());
+    }
+    Ok(dir)
+}
+
+/// The socket of the monitor that keeps the container with this id. Short: a path has 107 bytes (unix(7)).
+///
+/// # Errors
+/// As [`runtime_dir`].
+pub fn monitor_socket(id: &str) -> Result<PathBuf> {
+    Ok(runtime_dir()?.join(id.get(..16).unwrap_or(id)))
+}
+
+/// Owned by `uid`, a real directory, and closed to everybody else.
+fn is_private(dir: &Path, uid: u32) -> bool {
+    std::fs::symlink_metadata(dir)
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == uid && meta.mode() & 0o077 == 0)
 }
 
 /// The user's home directory: `HOME`, else the one in `/etc/passwd`.

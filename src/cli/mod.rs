@@ -7,6 +7,7 @@ mod image;
 mod images;
 mod inspect;
 pub mod job;
+mod lifecycle;
 mod output;
 mod progress;
 pub mod run;
@@ -54,6 +55,26 @@ pub enum Command {
         override_usage = "rl run [OPTIONS] IMAGE [COMMAND…]\n       rl run [OPTIONS] --rootfs DIR [COMMAND…]"
     )]
     Run(Box<run::RunArgs>),
+    /// Make a container without starting it
+    #[command(
+        disable_help_flag = true,
+        override_usage = "rl create [OPTIONS] IMAGE [COMMAND…]"
+    )]
+    Create(Box<run::RunArgs>),
+    /// Start containers
+    Start(lifecycle::StartArgs),
+    /// Ask containers to end, and kill those that do not
+    Stop(lifecycle::StopArgs),
+    /// Stop containers and start them again
+    Restart(lifecycle::StopArgs),
+    /// Send a signal to containers
+    Kill(lifecycle::KillArgs),
+    /// Remove containers
+    Rm(lifecycle::RemoveArgs),
+    /// Wait until containers end, and print their exit codes
+    Wait(lifecycle::Names),
+    /// Watch a running container and type into it
+    Attach(lifecycle::AttachArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -138,6 +159,14 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
+        C::Create(args) => lifecycle::create(args, &store()?),
+        C::Start(args) => lifecycle::start(args, &store()?),
+        C::Stop(args) => lifecycle::stop(args, &store()?),
+        C::Restart(args) => lifecycle::restart(args, &store()?),
+        C::Kill(args) => lifecycle::kill(args, &store()?),
+        C::Rm(args) => lifecycle::remove(args, &store()?),
+        C::Wait(args) => lifecycle::wait(args, &store()?),
+        C::Attach(args) => lifecycle::attach(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

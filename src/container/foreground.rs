@@ -5,11 +5,13 @@
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
 use super::record::Record;
 use super::state::{self, State, Status};
@@ -21,6 +23,8 @@ use crate::sys;
 
 /// So many Ctrl-C kill a program that ignores them, as docker's command gives up then.
 const INTERRUPTS: u32 = 3;
+/// How long a program may go on when its terminal has vanished: as long as `docker stop` waits.
+const AFTER_HANGUP: Duration = Duration::from_secs(10);
 
 /// Starts the container and waits for its end.
 ///
@@ -84,62 +88,84 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
     if let Some(path) = &options.pidfile {
         write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
     }
+    let caller = Caller::here();
     let signals = sys::signal::Queue::all()?;
     let stdin = std::io::stdin();
     let interactive = order.spec.process.interactive;
     let console = running.console.take();
+    let has_console = console.is_some();
     // Undone when this returns, whatever happened.
-    let _raw = if console.is_some() && interactive {
+    let _raw = if has_console && interactive {
         Some(sys::tty::Raw::enter(stdin.as_fd())?)
     } else {
         None
     };
-    let mut pump = match &console {
+    let mut pump = match console {
         Some(console) => Some(Pump::new(console, interactive)?),
         None => None,
     };
     let mut interrupts = 0;
+    let mut deadline: Option<Instant> = None;
     loop {
         let mut fds = vec![
             PollFd::new(&signals, PollFlags::IN),
             PollFd::new(&running.child.pidfd, PollFlags::IN),
         ];
         if let Some(pump) = &pump {
-            fds.push(PollFd::new(pump.console, pump.console_events()));
+            fds.push(PollFd::new(&pump.console, pump.console_events()));
             if pump.wants_input() {
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
             }
         }
-        match rustix::event::poll(&mut fds, None) {
+        let left = deadline.map(|deadline| deadline - Instant::now());
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok()); // ten seconds are no overflow
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => {
+                running.child.kill();
+                deadline = None;
+                continue;
+            }
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(sys::Error::new("poll()", errno).into()),
         }
         let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
+        let mut gone = false;
         if !happened[0].is_empty() {
             let signal = signals.wait()?;
-            if signal.number == libc::SIGWINCH {
-                if let Some(pump) = &pump {
-                    sys::tty::copy_size(stdin.as_fd(), pump.console.as_fd());
+            // What the terminal sends (Ctrl-C) reaches a program in the same process group by itself; one that
+            // has a terminal of its own is in another session.
+            let ours = has_console || !signal.from_kernel;
+            match signal.number {
+                libc::SIGCHLD => {}
+                libc::SIGWINCH => {
+                    if let Some(pump) = &pump {
+                        sys::tty::copy_size(stdin.as_fd(), pump.console.as_fd());
+                    }
                 }
-            } else if signal.from_kernel && signal.number == libc::SIGINT {
-                // A pid 1 without a handler does not notice Ctrl-C; who types it this often means it.
-                interrupts += 1;
-                if interrupts == INTERRUPTS {
-                    running.child.kill();
+                libc::SIGHUP if caller.ignores_hangup => {}
+                libc::SIGHUP if caller.has_vanished() => gone = true,
+                number => {
+                    if number == libc::SIGINT && signal.from_kernel {
+                        // A pid 1 without a handler does not notice Ctrl-C; who types it this often means it.
+                        interrupts += 1;
+                        if interrupts == INTERRUPTS {
+                            running.child.kill();
+                        }
+                    }
+                    if options.sig_proxy && ours {
+                        running.child.signal(number)?;
+                    }
                 }
-            } else if options.sig_proxy && signal.number != libc::SIGCHLD && !signal.from_kernel {
-                // What the terminal sends (Ctrl-C) reaches the program itself: it is in the same process group.
-                running.child.signal(signal.number)?;
             }
         }
         if let Some(pump) = &mut pump {
             if happened.get(2).is_some_and(|events| !events.is_empty()) {
-                pump.turn(happened[2])?;
+                gone |= pump.turn(happened[2])? == Outside::Gone;
             }
             if happened.get(3).is_some_and(|events| !events.is_empty()) {
-                pump.read_input(&stdin)?;
+                gone |= pump.read_input(&stdin)? == Outside::Gone;
             }
         }
         if !happened[1].is_empty() {
@@ -148,24 +174,67 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
             }
             return Ok(());
         }
+        if gone && deadline.is_none() {
+            // Nobody sees or types any more: the terminal inside hangs up, too, and who does not care is killed.
+            pump = None;
+            running.child.signal(libc::SIGHUP)?;
+            running.child.signal(libc::SIGCONT)?;
+            deadline = Some(Instant::now() + AFTER_HANGUP);
+        }
     }
 }
 
+/// The caller's side of a hang-up: a window that is closed, a connection that is lost.
+struct Caller {
+    ignores_hangup: bool,
+    had_terminal: bool,
+}
+
+impl Caller {
+    fn here() -> Self {
+        Self {
+            // nohup(1).
+            ignores_hangup: sys::signal::is_ignored(libc::SIGHUP),
+            had_terminal: has_terminal(),
+        }
+    }
+
+    fn has_vanished(&self) -> bool {
+        self.had_terminal && !has_terminal()
+    }
+}
+
+/// Whether this session has a terminal. Source: tty(4): opening `/dev/tty` fails without one.
+fn has_terminal() -> bool {
+    sys::fs::open_trusted(Path::new("/dev/tty"), OFlags::RDWR | OFlags::NOCTTY).is_ok()
+}
+
+/// Whether the caller's terminal is still there, as reading and writing tell.
+#[derive(PartialEq, Eq)]
+enum Outside {
+    There,
+    Gone,
+}
+
 /// Carries bytes between the caller's terminal and the container's.
-struct Pump<'a> {
-    console: &'a OwnedFd,
+struct Pump {
+    console: OwnedFd,
+    /// Held, for without any other end the console would be ready (`POLLHUP`) all the time; the program may open
+    /// its terminal again.
+    _other_end: OwnedFd,
     /// Typed, not yet taken by the container.
     pending: Vec<u8>,
     input_open: bool,
     output_open: bool,
 }
 
-impl<'a> Pump<'a> {
-    fn new(console: &'a OwnedFd, interactive: bool) -> Result<Self> {
+impl Pump {
+    fn new(console: OwnedFd, interactive: bool) -> Result<Self> {
         // A program that does not read must not keep us from showing what it writes.
-        rustix::fs::fcntl_setfl(console, OFlags::RDWR | OFlags::NONBLOCK)
+        rustix::fs::fcntl_setfl(&console, OFlags::RDWR | OFlags::NONBLOCK)
             .context("preparing the terminal")?;
         Ok(Self {
+            _other_end: sys::tty::peer(console.as_fd())?,
             console,
             pending: Vec::new(),
             input_open: interactive,
@@ -190,18 +259,20 @@ impl<'a> Pump<'a> {
         self.input_open && self.pending.is_empty()
     }
 
-    fn turn(&mut self, events: PollFlags) -> Result<()> {
+    fn turn(&mut self, events: PollFlags) -> Result<Outside> {
         if events.contains(PollFlags::OUT) {
             self.write_pending();
         }
-        if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            self.show()?;
+        if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+            && self.show()? == Shown::Nowhere
+        {
+            return Ok(Outside::Gone);
         }
-        Ok(())
+        Ok(Outside::There)
     }
 
     fn write_pending(&mut self) {
-        match rustix::io::write(self.console, &self.pending) {
+        match rustix::io::write(&self.console, &self.pending) {
             Ok(written) => drop(self.pending.drain(..written)),
             Err(Errno::AGAIN | Errno::INTR) => {}
             // The container's side is gone; its end comes next.
@@ -209,49 +280,63 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Shows one buffer of what the container wrote; false when there is nothing now.
-    fn show(&mut self) -> Result<bool> {
+    /// Shows one buffer of what the container wrote.
+    fn show(&mut self) -> Result<Shown> {
         let mut buffer = [0_u8; 16 << 10];
-        match rustix::io::read(self.console, &mut buffer) {
+        match rustix::io::read(&self.console, &mut buffer) {
             Ok(0) => self.output_open = false,
             Ok(length) => {
                 let mut stdout = std::io::stdout().lock();
-                match stdout
+                let written = stdout
                     .write_all(&buffer[..length])
-                    .and_then(|()| stdout.flush())
-                {
-                    Ok(()) => return Ok(true),
+                    .and_then(|()| stdout.flush());
+                let Err(error) = written else {
+                    return Ok(Shown::Some);
+                };
+                return match Errno::from_io_error(&error) {
                     // Nobody reads any more; the program goes on, as it does under docker.
-                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-                    Err(error) => {
-                        return Err(anyhow::Error::from(error).context("writing to the terminal"));
-                    }
-                }
+                    Some(Errno::PIPE) => Ok(Shown::Nothing),
+                    // The terminal has hung up.
+                    Some(Errno::IO) => Ok(Shown::Nowhere),
+                    _ => Err(anyhow::Error::from(error).context("writing to the terminal")),
+                };
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
-            // EIO: the last process that had the terminal open is gone (pty(7)); it may be opened again.
             Err(_) => self.output_open = false,
         }
-        Ok(false)
+        Ok(Shown::Nothing)
     }
 
-    fn read_input(&mut self, stdin: &std::io::Stdin) -> Result<()> {
+    fn read_input(&mut self, stdin: &std::io::Stdin) -> Result<Outside> {
         let mut buffer = [0_u8; 4096];
         match rustix::io::read(stdin, &mut buffer) {
-            Ok(0) => self.input_open = false,
-            Ok(length) => {
+            Ok(length @ 1..) => {
                 self.pending.extend_from_slice(&buffer[..length]);
                 self.write_pending();
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(Errno::IO) => self.input_open = false,
+            // In raw mode no key ends the input: the terminal has hung up (termios(3)).
+            Ok(0) | Err(Errno::IO) => {
+                self.input_open = false;
+                return Ok(Outside::Gone);
+            }
             Err(errno) => return Err(sys::Error::new("read(standard input)", errno).into()),
         }
-        Ok(())
+        Ok(Outside::There)
     }
 
     fn drain(&mut self) -> Result<()> {
-        while self.output_open && self.show()? {}
+        while self.output_open && self.show()? == Shown::Some {}
         Ok(())
     }
+}
+
+/// What became of the container's output.
+#[derive(PartialEq, Eq)]
+enum Shown {
+    Some,
+    /// There is none now.
+    Nothing,
+    /// There is no terminal to show it on.
+    Nowhere,
 }

@@ -1,18 +1,22 @@
 //! The life of a container: from a checked specification to an exit code.
 
+pub mod attach;
 pub mod events;
 pub mod follow;
 mod foreground;
+pub mod lifecycle;
 pub mod logs;
+pub mod monitor;
 pub mod record;
 pub mod state;
 pub mod usage;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::error::Fail;
+use crate::error::{Fail, Kind};
 use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::net::{self, names};
@@ -31,7 +35,12 @@ pub struct RunOptions {
     pub pidfile: Option<PathBuf>,
     /// Signals to the command go to the program.
     pub sig_proxy: bool,
+    /// Makes up another name when the one in the specification is taken; none when the user chose that one.
+    pub another_name: Option<fn() -> String>,
 }
+
+/// So many names are made up before one is found to be free.
+const NAMES: usize = 100;
 
 /// Makes a container: checks it, names its volumes, writes it down. Nothing of it runs yet.
 ///
@@ -48,6 +57,12 @@ pub fn create(
         write_new(path, &spec.id)?;
     }
     name_volumes(&mut spec);
+    for _ in 0..NAMES {
+        match (Record::create(store, &spec), options.another_name) {
+            (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => spec.name = another(),
+            (made, _) => return made,
+        }
+    }
     Record::create(store, &spec)
 }
 
@@ -329,7 +344,11 @@ fn write_etc(
     Ok(etc)
 }
 
-fn write_new(path: &Path, text: &str) -> Result<()> {
+/// Writes a file that must not be there yet.
+///
+/// # Errors
+/// `Conflict` when it is; the system's.
+pub fn write_new(path: &Path, text: &str) -> Result<()> {
     use std::io::Write as _;
     let file = std::fs::OpenOptions::new()
         .write(true)

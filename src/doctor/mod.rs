@@ -1,7 +1,7 @@
 //! What this machine lets an ordinary user do, what `rl` makes of it, and who can change it.
 //!
 //! Returns data; printing is the command line's. What can be tried is tried, in child processes
-//! ([`probe`]), for a setting says less than an attempt. Never asks the network.
+//! ([`mod@probe`]), for a setting says less than an attempt. Never asks the network.
 
 mod cgroups;
 mod files;

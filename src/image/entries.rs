@@ -101,6 +101,20 @@ struct Extended {
     sparse_inline: bool,
 }
 
+/// The size of a header.
+pub const HEADER: usize = BLOCK;
+
+/// Whether these bytes are the header of an entry, as its checksum says.
+#[must_use]
+pub fn is_header(block: &[u8; HEADER]) -> bool {
+    let sum: u64 = block[..148]
+        .iter()
+        .chain(&block[156..])
+        .map(|byte| u64::from(*byte))
+        .sum();
+    number(&block[148..156]).ok() == Some(sum + 8 * u64::from(b' '))
+}
+
 fn invalid(message: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message.into())
 }
@@ -215,12 +229,7 @@ impl<R: BufRead> Reader<R> {
                 if !first {
                     return Err(invalid("a block of zeros between two entries"));
                 }
-                let sum: u64 = header[..148]
-                    .iter()
-                    .chain(&header[156..])
-                    .map(|byte| u64::from(*byte))
-                    .sum();
-                if number(&header[148..156]).ok() != Some(sum + 8 * u64::from(b' ')) {
+                if !is_header(header) {
                     return Err(invalid("not a tar archive: a header's checksum is wrong"));
                 }
                 return Ok(true);

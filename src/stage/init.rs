@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -69,6 +70,20 @@ impl Host {
         serde_json::from_slice(&message).context("reading a message")
     }
 
+    /// Whether the parent is still there to die with: in a pid namespace of its own a process cannot ask.
+    fn check_alive(&mut self) -> Result<()> {
+        let channel = self.channel()?;
+        let mut fds = [PollFd::new(channel, PollFlags::empty())];
+        let now = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match rustix::event::poll(&mut fds, Some(&now)) {
+            Ok(0) | Err(Errno::INTR) => Ok(()),
+            Ok(_) | Err(_) => Err(Fail::system("the parent is gone").into()),
+        }
+    }
+
     fn channel(&mut self) -> Result<&mut Channel> {
         self.channel
             .as_mut()
@@ -124,8 +139,14 @@ fn run(host: &mut Host) -> Result<Exit> {
     sys::mount::make_all_slave()?;
     // Before: the kernel answers EACCES to an overlay whose owner has no id yet.
     host.wait_mapped()?;
-    let root = rootfs::mount_root(&order.root, order.driver, |why| overlay_refused(host, why))
-        .context("mounting the root file system")?;
+    let mut notices = Vec::new();
+    let root = rootfs::mount_root(&order.root, order.driver, &mut notices, |why| {
+        overlay_refused(host, why)
+    })
+    .context("mounting the root file system")?;
+    for notice in notices {
+        host.say(&ToHost::Notice(notice), None)?;
+    }
     if let Some((uid, gid)) = order.become_ids {
         sys::process::become_ids(uid, gid)?;
     }
@@ -174,6 +195,9 @@ fn run(host: &mut Host) -> Result<Exit> {
         groups: identity.groups.clone(),
     };
     confine::apply(&spec.confinement, &ids)?;
+    // A change of ids has taken it away (PR_SET_PDEATHSIG(2const)).
+    sys::process::die_with_parent(libc::SIGKILL)?;
+    host.check_alive()?;
     if spec.init {
         return stay(host, &program, spec.process.tty);
     }

@@ -143,6 +143,8 @@ pub enum ToHost {
     },
     /// The terminal's other end comes with this message.
     Console,
+    /// Something had to be given up: a line for the user.
+    Notice(String),
     /// A job's result, as JSON.
     Done(String),
     /// It could not be done.

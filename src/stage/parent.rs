@@ -143,6 +143,7 @@ fn bring_up(
                 running.console = fd;
             }
             ToHost::Failed(fail) => return Err(fail.into()),
+            ToHost::Notice(line) => say(&line),
             ToHost::OverlayRefused { why } => {
                 let path = mount_otherwise(launch, running, &why, say, copy_root)?;
                 send(here, &ToStage::RootMounted { path })?;
@@ -184,7 +185,7 @@ pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Res
         match parse(&message)? {
             ToHost::Done(text) => Ok(text),
             ToHost::Failed(fail) => Err(fail.into()),
-            ToHost::Console | ToHost::OverlayRefused { .. } => {
+            ToHost::Console | ToHost::Notice(_) | ToHost::OverlayRefused { .. } => {
                 Err(Fail::system("a job answered as pid 1").into())
             }
         }
@@ -272,7 +273,12 @@ fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
         let (message, _) = channel.receive().ok()??;
         match parse(&message) {
             Ok(ToHost::Failed(fail)) => return Some(fail.into()),
-            Ok(ToHost::Console | ToHost::Done(_) | ToHost::OverlayRefused { .. }) => {}
+            Ok(
+                ToHost::Console
+                | ToHost::Notice(_)
+                | ToHost::Done(_)
+                | ToHost::OverlayRefused { .. },
+            ) => {}
             Err(error) => return Some(error),
         }
     }

@@ -298,6 +298,8 @@ fn user_mount(mount: &Mount, volumes: &[(String, PathBuf)]) -> Vec<Op> {
             "nodev" => attributes |= NODEV,
             "noexec" => attributes |= NOEXEC,
             "noatime" => attributes |= MountAttrFlags::MOUNT_ATTR_NOATIME,
+            "strictatime" => attributes |= MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+            "nodiratime" => attributes |= MountAttrFlags::MOUNT_ATTR_NODIRATIME,
             "slave" | "rslave" => propagation = MountPropagationFlags::DOWNSTREAM,
             "shared" | "rshared" => propagation = MountPropagationFlags::SHARED,
             // Front ends let nothing else pass but what needs no act here: rw, bind, private, z, …
@@ -559,11 +561,12 @@ fn root_of(mount: &Detached) -> Result<OwnedFd> {
 pub fn mount_root(
     plan: &RootPlan,
     driver: Driver,
+    notices: &mut Vec<String>,
     refused: impl FnOnce(&str) -> Result<PathBuf>,
 ) -> Result<Root> {
     match plan {
         RootPlan::Directory { path } => directory_root(path),
-        RootPlan::Host { dir } => host_root(dir),
+        RootPlan::Host { dir } => host_root(dir, notices),
         RootPlan::Overlay {
             base,
             lowers,
@@ -703,7 +706,7 @@ const HOST_WRITABLE: [&str; 21] = [
 
 /// A root of one overlay for each of the host's top directories. The kernel refuses one over all of `/` whose
 /// upper lies below it.
-fn host_root(dir: &Path) -> Result<Root> {
+fn host_root(dir: &Path, notices: &mut Vec<String>) -> Result<Root> {
     let root_dir = dir.join("root");
     let made = |path: &Path| {
         std::fs::create_dir_all(path).with_context(|| format!("making `{}`", path.display()))
@@ -734,13 +737,19 @@ fn host_root(dir: &Path) -> Result<Root> {
                 }
             }
         } else if meta.is_dir() {
-            host_directory(dir, name, &host, &root)?;
+            host_directory(dir, name, &host, &root, notices)?;
         }
     }
     Ok(root)
 }
 
-fn host_directory(dir: &Path, name: &str, host: &Path, root: &Root) -> Result<()> {
+fn host_directory(
+    dir: &Path,
+    name: &str,
+    host: &Path,
+    root: &Root,
+    notices: &mut Vec<String>,
+) -> Result<()> {
     let (upper, work) = (dir.join("upper").join(name), dir.join("work").join(name));
     for path in [&upper, &work] {
         std::fs::create_dir_all(path).with_context(|| format!("making `{}`", path.display()))?;
@@ -759,13 +768,13 @@ fn host_directory(dir: &Path, name: &str, host: &Path, root: &Root) -> Result<()
         }
     }
     let at = directory(root, name)?;
-    // A store below this very directory cannot be its upper; a read-only view is what is left.
+    // A store below this very directory cannot be its upper.
     if dir.starts_with(host) {
-        let mount = sys::mount::clone_trusted(host, Recursive::Yes)
-            .with_context(|| format!("showing `{}`", host.display()))?;
-        mount.set(RDONLY, Recursive::Yes)?;
-        mount.attach(at.as_fd())?;
-        return Ok(());
+        notices.push(format!(
+            "the host's `{}` is shown read-only: rl's own files are in it",
+            host.display()
+        ));
+        return show_read_only(host, &at);
     }
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (lower, upper, work) = (text(host), text(&upper), text(&work));
@@ -783,17 +792,32 @@ fn host_directory(dir: &Path, name: &str, host: &Path, root: &Root) -> Result<()
     ];
     let mount = sys::mount::new("overlay", &modern, MountAttrFlags::empty())
         // KERNEL(6.5): `lowerdir+` is unknown before.
-        .or_else(|_| sys::mount::new("overlay", &classic, MountAttrFlags::empty()))
-        .map_err(|error| {
-            anyhow::Error::from(error).context(
-                Fail::unsupported(format!(
-                    "cannot lay a private layer over the host's `{}`",
-                    host.display()
-                ))
-                .hint("this kernel refuses overlay mounts in user namespaces: rl doctor")
-                .code("RL-F03"),
-            )
-        })?;
+        .or_else(|_| sys::mount::new("overlay", &classic, MountAttrFlags::empty()));
+    match mount {
+        Ok(mount) => mount.attach(at.as_fd()).map(drop).map_err(Into::into),
+        // Mounts of the host below it cannot be left out in a user namespace, and an overlay cannot take them in.
+        Err(error) if error.errno == Errno::INVAL => {
+            notices.push(format!(
+                "the host's `{}` is shown read-only: something is mounted below it",
+                host.display()
+            ));
+            show_read_only(host, &at)
+        }
+        Err(error) => Err(anyhow::Error::from(error).context(
+            Fail::unsupported(format!(
+                "cannot lay a private layer over the host's `{}`",
+                host.display()
+            ))
+            .hint("this kernel refuses overlay mounts in user namespaces: rl doctor")
+            .code("RL-F03"),
+        )),
+    }
+}
+
+fn show_read_only(host: &Path, at: &OwnedFd) -> Result<()> {
+    let mount = sys::mount::clone_trusted(host, Recursive::Yes)
+        .with_context(|| format!("showing `{}`", host.display()))?;
+    mount.set(RDONLY, Recursive::Yes)?;
     mount.attach(at.as_fd())?;
     Ok(())
 }

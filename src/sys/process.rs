@@ -392,6 +392,78 @@ fn report(to: RawFd, errno: i32) {
     unsafe { libc::write(to, message.as_ptr().cast(), message.len()) };
 }
 
+/// This program once more, for a life of its own.
+#[derive(Debug)]
+pub struct Detached<'a> {
+    /// The words; the first is the title that `ps` shows.
+    pub argv: &'a [CString],
+    /// `NAME=value`.
+    pub env: &'a [CString],
+    /// Becomes standard input, output and error; `/dev/null`.
+    pub null: BorrowedFd<'a>,
+    /// Become descriptors 3, 4, …
+    pub fds: &'a [BorrowedFd<'a>],
+}
+
+/// Starts this program anew in a session of its own, with nothing of the caller's but what is named.
+///
+/// # Errors
+/// clone3(2)'s. What fails in the child ends it with 127.
+pub fn spawn_detached(detached: &Detached<'_>) -> Result<Child> {
+    let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
+        words
+            .iter()
+            .map(|word| word.as_ptr())
+            .chain([ptr::null()])
+            .collect()
+    };
+    let (argv, env) = (pointers(detached.argv), pointers(detached.env));
+    match clone_like_fork(0) {
+        Ok(Some(child)) => return Ok(child),
+        Ok(None) => {}
+        Err(errno) => return Err(Error::new("clone3(CLONE_PIDFD)", errno)),
+    }
+    let _ = start_detached(detached, &argv, &env); // there is nobody to tell but the exit code
+    exit_now(127)
+}
+
+fn start_detached(
+    detached: &Detached<'_>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> std::result::Result<(), Errno> {
+    // SAFETY: setsid has no conditions.
+    check(i64::from(unsafe { libc::setsid() }))?;
+    for to in 0..3 {
+        // SAFETY: dup2 takes plain numbers.
+        check(i64::from(unsafe {
+            libc::dup2(detached.null.as_raw_fd(), to)
+        }))?;
+    }
+    // First out of the way of the numbers that they are going to get.
+    for (to, fd) in (100..).zip(detached.fds) {
+        // SAFETY: dup3 takes plain numbers.
+        check(i64::from(unsafe {
+            libc::dup3(fd.as_raw_fd(), to, libc::O_CLOEXEC)
+        }))?;
+    }
+    let mut after = 3;
+    for (from, _) in (100..).zip(detached.fds) {
+        // SAFETY: dup2 takes plain numbers.
+        check(i64::from(unsafe { libc::dup2(from, after) }))?;
+        after += 1;
+    }
+    close_from(after)?;
+    // SAFETY: chdir of a C string.
+    check(i64::from(unsafe { libc::chdir(c"/".as_ptr()) }))?;
+    reset_signals();
+    // SAFETY: `argv` and `env` are lists of C strings that end with null; all live.
+    check(i64::from(unsafe {
+        libc::execve(c"/proc/self/exe".as_ptr(), argv.as_ptr(), env.as_ptr())
+    }))?;
+    Ok(())
+}
+
 /// A program that works for a container and must not outlive this process.
 #[derive(Debug)]
 pub struct Tied<'a> {
@@ -731,6 +803,20 @@ pub fn setns(namespace: BorrowedFd<'_>, kind: i32) -> Result<()> {
     })) {
         Ok(_) => Ok(()),
         Err(errno) => Err(Error::new(format!("setns({})", flag_names(kind)), errno)),
+    }
+}
+
+/// Gets `signal` when the parent dies. Source: PR_SET_PDEATHSIG(2const).
+///
+/// # Errors
+/// The kernel's.
+pub fn die_with_parent(signal: i32) -> Result<()> {
+    // SAFETY: prctl with plain numbers.
+    match check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0)
+    })) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::new("prctl(PR_SET_PDEATHSIG)", errno)),
     }
 }
 

@@ -124,6 +124,16 @@ impl Drop for Queue {
     }
 }
 
+/// Whether this process was told to ignore a signal, as nohup(1) does.
+#[must_use]
+pub fn is_ignored(number: i32) -> bool {
+    // SAFETY: all-zero bytes are a valid `sigaction`; the call fills it.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action nothing changes; the old one's place lives.
+    let done = unsafe { libc::sigaction(number, ptr::null(), ptr::from_mut(&mut action)) };
+    done == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// The number of a signal by name or number: `TERM`, `SIGTERM`, `15`, `RTMIN+3`.
 #[must_use]
 pub fn number(text: &str) -> Option<i32> {

@@ -66,6 +66,17 @@ pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     }
 }
 
+/// Sets the size in rows and columns.
+pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) {
+    let size = rustix::termios::Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let _ = rustix::termios::tcsetwinsize(terminal, size); // a terminal that has gone needs no size
+}
+
 /// Raw mode for as long as it lives.
 #[derive(Debug)]
 pub struct Raw<'a> {

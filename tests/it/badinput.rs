@@ -500,6 +500,32 @@ fn archives_that_are_none() {
 }
 
 #[test]
+fn a_pipe_without_end_is_refused_at_its_beginning() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    for (from, command) in [
+        ("yes", "load"),
+        ("cat /dev/zero", "load"),
+        ("yes | gzip", "load"),
+        ("yes", "import -"),
+        ("cat /dev/zero", "import -"),
+        ("yes | gzip", "import -"),
+    ] {
+        // The limit on what a file may have stands in for a full disk.
+        let output = home
+            .sh(&format!(
+                "{from} | (ulimit -f 2048; timeout 20 \"$RL\" {command})"
+            ))
+            .run();
+        if output.status.code() != Some(125) || output.stderr.contains("File too large") {
+            output.wrong(&format!("{from} | {command}"));
+        }
+        is_clear(&output);
+    }
+    is_clean_and_works(&home);
+}
+
+#[test]
 fn a_layer_whose_content_is_not_what_the_configuration_says() {
     needs!(Need::Ours, Need::Registry);
     let home = Home::new();

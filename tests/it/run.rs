@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::host::Need;
 use crate::support::image::{Image, Layer};
-use crate::support::{Home, wait_for};
+use crate::support::{Home, source, wait_for};
 
 #[test]
 fn the_programs_output_and_exit_code_are_passed_on() {
@@ -539,4 +539,35 @@ fn alpine_runs() {
     home.rl("run --rm alpine sh -c")
         .arg(". /etc/os-release; echo $ID")
         .says("alpine");
+}
+
+#[test]
+fn a_made_up_name_that_is_taken_is_made_up_again() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    home.rl("run --network none --name mine busybox true").ok();
+    let names = home.store().join("names");
+    let holder = std::fs::read_link(names.join("mine")).unwrap();
+    // Two of three of the names that there are: five runs meet none of them once in 240 times.
+    let source = std::fs::read_to_string(source().join("src/cli/run/names.rs")).unwrap();
+    let lists: Vec<Vec<&str>> = source
+        .split('"')
+        .map(|text| text.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words.len() > 50 && words[0].starts_with("ab"))
+        .collect();
+    let [adjectives, surnames] = &lists[..] else {
+        panic!("two lists of words are expected, not {}", lists.len());
+    };
+    for adjective in adjectives {
+        for surname in surnames.iter().take(surnames.len() * 2 / 3) {
+            std::os::unix::fs::symlink(&holder, names.join(format!("{adjective}_{surname}")))
+                .unwrap();
+        }
+    }
+    for _ in 0..5 {
+        home.rl("run --rm --network none busybox true").ok();
+    }
+    home.rl("run --rm --network none --name mine busybox true")
+        .fails(125)
+        .stderr_has("taken");
 }

@@ -156,6 +156,107 @@ fn output_at_the_end_is_not_lost() {
     }
 }
 
+/// Whether a process of the container that has this pid file is there.
+fn lives(pid_file: &std::path::Path) -> bool {
+    let pid = std::fs::read_to_string(pid_file).unwrap();
+    std::path::Path::new("/proc").join(pid.trim()).exists()
+}
+
+#[test]
+fn a_vanished_terminal_ends_the_container() {
+    needs!(Need::Program("tmux"), Need::Ours);
+    let home = Home::with_busybox();
+    let socket = home.path().join("tmux");
+    let rl = crate::support::rl_binary();
+    // A shell notices; a program without a handler is killed in the end, be it the terminal's or rl's own.
+    for (number, words) in [
+        "-it busybox sh",
+        "-it busybox sleep 1000",
+        "-t busybox sleep 1000",
+        "busybox sleep 1000",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let pid = home.path().join(format!("pid{number}"));
+        let line = format!(
+            "'{}' run --rm --network none --pidfile '{}' {words}",
+            rl.display(),
+            pid.display()
+        );
+        let tmux = || {
+            home.program("tmux")
+                .args(["-f", "/dev/null", "-S"])
+                .arg(&socket)
+        };
+        tmux().args(["new-session", "-d", "-s", "a", "sh"]).ok();
+        tmux().args(["send-keys", "-t", "a", &line, "Enter"]).ok();
+        wait_for("the container to start", || {
+            std::fs::read_to_string(&pid)
+                .ok()
+                .filter(|pid| !pid.trim().is_empty())
+        });
+        tmux().args(["kill-session", "-t", "a"]).ok();
+        wait_for(&format!("the end of {words}"), || {
+            (!lives(&pid)).then_some(())
+        });
+    }
+    wait_for("the containers' directories to go", || {
+        let containers = std::fs::read_dir(home.store().join("containers")).unwrap();
+        (containers.count() == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_hangup_is_ignored_under_nohup() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let mut running = home
+        .program("nohup")
+        .arg(crate::support::rl_binary())
+        .args(["run", "--rm", "--network", "none", "busybox", "sh", "-c"])
+        .arg(
+            "trap 'echo hung up' HUP; trap 'exit 3' USR1; echo ready; while :; do sleep 0.05; done",
+        )
+        .spawn();
+    running.wait_for_stdout("ready");
+    running.signal(Signal::SIGHUP);
+    running.signal(Signal::SIGUSR1);
+    let output = running.wait().code(3);
+    output.stdout_lacks("hung up");
+}
+
+#[test]
+fn a_program_that_closes_its_terminal_costs_nothing() {
+    let home = Home::with_busybox();
+    let mut terminal = home
+        .rl("run --rm -it --network none busybox sh -c")
+        .arg("echo ready; exec </dev/null >/dev/null 2>&1; sleep 1; echo again >/dev/console; sleep 0.2")
+        .in_terminal();
+    terminal.wait_for("ready");
+    terminal.wait_for("again");
+    assert!(terminal.wait().success());
+    let used =
+        nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+    assert!(
+        used.user_time().tv_sec() + used.system_time().tv_sec() < 1,
+        "{used:?}"
+    );
+}
+
+#[test]
+fn control_c_reaches_a_terminal_that_only_shows() {
+    let home = Home::with_busybox();
+    let mut terminal = home
+        .rl("run --rm -t --network none busybox sh -c")
+        .arg("trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.05; done")
+        .in_terminal();
+    terminal.wait_for("ready");
+    terminal.type_in("\x03");
+    terminal.wait_for("interrupted");
+    assert_eq!(terminal.wait().code(), Some(9));
+}
+
 #[test]
 fn it_works_in_tmux() {
     needs!(Need::Program("tmux"));

@@ -1,9 +1,15 @@
 //! `rl run`: its flags, and what becomes of them.
 //!
-//! The flags are docker's, with docker's meanings; [`spec`] turns them into a container spec without
+//! The flags are docker's, with docker's meanings; [`mod@spec`] turns them into a container spec without
 //! touching the machine. Nothing here knows how a container is started.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the comments of flags are their help, where brackets say what may be left out"
+)]
+
 mod confinement;
+pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
@@ -28,17 +34,36 @@ use values::{boolean, size};
 
 /// `rl run`: the exit code is the program's.
 pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
-    let mut spec = spec(args, &environment()?)?;
-    take_image(&mut spec, args, store)?;
-    spec.process.env = settled(std::mem::take(&mut spec.process.env));
+    // Without --rm it stays, with its log: that takes a monitor.
+    if args.detach || !args.rm {
+        return super::lifecycle::run(args, store);
+    }
+    let spec = made(args, store)?;
     let options = RunOptions {
         cidfile: args.cidfile.clone(),
         pidfile: args.pidfile.clone(),
         sig_proxy: args.sig_proxy,
+        another_name: another_name(args),
     };
     container::run(store, spec, &options, &mut |line| {
         say(&format!("rl: {line}"));
     })
+}
+
+/// Who makes up another name when the one that was made up is taken.
+pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
+    args.name.is_none().then_some(names::generate)
+}
+
+/// The container that the flags and the image describe.
+///
+/// # Errors
+/// What is wrong with the flags; what keeps the image from coming.
+pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
+    let mut spec = spec(args, &environment()?)?;
+    take_image(&mut spec, args, store)?;
+    spec.process.env = settled(std::mem::take(&mut spec.process.env));
+    Ok(spec)
 }
 
 /// The world as it is.
@@ -155,6 +180,34 @@ pub struct RunArgs {
     /// Cgroup namespace: host or private
     #[arg(long, value_name = "MODE")]
     pub cgroupns: Option<String>,
+
+    /// Run in the background and print the container's id
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Keys that leave a container that has a terminal
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+
+    /// Where output is kept: json-file or none
+    #[arg(long, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+
+    /// Set an option of the log, such as max-size=10m or max-file=3 (can be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub log_opt: Vec<String>,
+
+    /// Start it again when it ends: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    pub restart: Option<String>,
+
+    /// Kill it when it does not stop within so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_timeout: Option<u32>,
+
+    /// Kill it after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
 
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]

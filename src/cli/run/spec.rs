@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::confinement::confinement;
 use super::namespaces::{names, namespaces, network, refuse_conflicts, userns};
 use super::values::{file_lines, key_value};
-use super::{RunArgs, mounts};
+use super::{RunArgs, life, mounts};
 use crate::error::Fail;
 use crate::spec::{ContainerSpec, Image, Mount, Process, Rootfs, VERSION, is_name};
 
@@ -135,13 +135,22 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
             .transpose()?
             .unwrap_or_default(),
         remove: args.rm,
-        detached: false,
-        restart: crate::spec::Restart::No,
-        stop_timeout_s: 10,
-        log: crate::spec::Log::default(),
+        detached: args.detach,
+        restart: restart(args)?,
+        stop_timeout_s: args.stop_timeout.unwrap_or(10),
+        log: life::log(args.log_driver.as_deref(), &args.log_opt)?,
         health: None,
-        timeout_s: None,
+        timeout_s: args.timeout,
     })
+}
+
+fn restart(args: &RunArgs) -> Result<crate::spec::Restart, Fail> {
+    let restart = life::restart(args.restart.as_deref().unwrap_or_default())?;
+    if args.rm && restart != crate::spec::Restart::No {
+        return Err(Fail::usage("--rm and --restart exclude each other")
+            .hint("a container that is removed at its end cannot be started again"));
+    }
+    Ok(restart)
 }
 
 /// The image or directory, and the words after it.

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::changes;
 use super::config::{History, ImageConfig, RootFs};
-use super::entries::{Entry, Kind, Reader};
+use super::entries::{self, Entry, Kind, Reader};
 use super::ingest::{self, Expected, Packing, Progress, decompress};
 use super::layer::Ids;
 use super::manifest::{self, Descriptor, Document, MAX_DOCUMENT, Manifest};
@@ -123,9 +123,7 @@ pub fn import(
     .context("importing the file system")?;
     source.finish()?;
     if ingested.report.entries == 0 {
-        return Err(Fail::usage("the tar has no files")
-            .hint("give the tar of a root file system, or `-` and pipe one in")
-            .into());
+        return Err(no_files().into());
     }
     config.rootfs = RootFs {
         kind: "layers".to_owned(),
@@ -200,14 +198,43 @@ fn layer_descriptor(digest: Digest, size: u64, packing: Packing) -> Descriptor {
 /// The first bytes of a seekable file, which stays where it is.
 fn head_of(file: &File) -> Result<[u8; 6]> {
     let mut head = [0; 6];
+    fill(&mut head, |rest, have| file.read_at(rest, have as u64))?;
+    Ok(head)
+}
+
+/// Reads until `buffer` is full or the input ends; returns how many bytes there are.
+fn fill(
+    buffer: &mut [u8],
+    mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+) -> io::Result<usize> {
     let mut have = 0;
-    while have < head.len() {
-        match file.read_at(&mut head[have..], have as u64)? {
-            0 => break,
-            count => have += count,
+    while have < buffer.len() {
+        match read(&mut buffer[have..], have) {
+            Ok(0) => break,
+            Ok(count) => have += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    Ok(head)
+    Ok(have)
+}
+
+/// The first block of an input, looked at and put back: what is no archive is refused before any of it is kept,
+/// for a pipe may have no end.
+fn peek<R: Read>(mut input: R) -> Result<(Packing, io::Chain<io::Cursor<Vec<u8>>, R>)> {
+    let mut head = vec![0; entries::HEADER];
+    let have = fill(&mut head, |rest, _| input.read(rest))?;
+    let packing = Packing::of(&head[..have]);
+    let block = <&[u8; entries::HEADER]>::try_from(&head[..]).is_ok_and(entries::is_header);
+    if have == head.len() && head.iter().all(|byte| *byte == 0) {
+        return Err(no_files().into());
+    }
+    // An empty input has a message of its own.
+    if packing == Packing::Plain && !block && have > 0 {
+        return Err(Fail::usage("this is no archive: it is no tar file, compressed or not").into());
+    }
+    head.truncate(have);
+    Ok((packing, io::Cursor::new(head).chain(input)))
 }
 
 /// The input as a regular file: itself, or a copy in `spool`.
@@ -219,9 +246,15 @@ fn regular(mut input: File, spool: &Scratch) -> Result<File> {
     if meta.is_file() && input.stream_position()? == 0 {
         return Ok(input);
     }
+    let (_, mut input) = peek(input)?;
     let mut copy = new_file(spool, "input")?;
     io::copy(&mut input, &mut copy).map_err(|error| spool_failed(&copy, error))?;
     Ok(copy)
+}
+
+fn no_files() -> Fail {
+    Fail::usage("the tar has no files")
+        .hint("give the tar of a root file system, or `-` and pipe one in")
 }
 
 fn is_a_directory() -> Fail {
@@ -247,7 +280,8 @@ fn plain_file(input: File, spool: &Scratch) -> Result<File> {
             check_external(packing, &mut child)?;
         }
         Packing::Plain | Packing::Gzip | Packing::Zstd => {
-            let (_, mut reader) = decompress(file)?;
+            let (_, reader) = decompress(file)?;
+            let (_, mut reader) = peek(reader)?;
             io::copy(&mut reader, &mut plain).map_err(|error| {
                 if error.raw_os_error().is_some() {
                     return spool_failed(&plain, error);
@@ -320,7 +354,7 @@ fn check_external(packing: Packing, child: &mut std::process::Child) -> Result<(
 
 /// A tar as it comes, or through `xz`.
 enum TarStream {
-    Direct(io::Chain<io::Take<io::Cursor<[u8; 6]>>, File>),
+    Direct(io::Chain<io::Cursor<Vec<u8>>, File>),
     Through(Packing, std::process::Child),
 }
 
@@ -328,26 +362,19 @@ fn tar_stream(mut input: File, spool: &Scratch) -> Result<TarStream> {
     if input.metadata()?.is_dir() {
         return Err(is_a_directory().into());
     }
-    let mut head = [0; 6];
-    let mut have = 0;
-    while have < head.len() {
-        match input.read(&mut head[have..])? {
-            0 => break,
-            count => have += count,
-        }
-    }
-    let packing = Packing::of(&head[..have]);
+    let from_start = input.stream_position().is_ok_and(|at| at == 0);
+    let (packing, mut peeked) = peek(input)?;
     if !matches!(packing, Packing::Xz | Packing::Bzip2) {
-        let head = io::Cursor::new(head).take(have as u64);
-        return Ok(TarStream::Direct(head.chain(input)));
+        return Ok(TarStream::Direct(peeked));
     }
     // The program needs a file that begins at its beginning.
-    let file = if input.rewind().is_ok() {
-        input
+    let file = if from_start {
+        let (_, mut file) = peeked.into_inner();
+        file.rewind()?;
+        file
     } else {
         let mut copy = new_file(spool, "input")?;
-        io::copy(&mut (&head[..have]).chain(input), &mut copy)
-            .map_err(|error| spool_failed(&copy, error))?;
+        io::copy(&mut peeked, &mut copy).map_err(|error| spool_failed(&copy, error))?;
         copy.rewind()?;
         copy
     };
