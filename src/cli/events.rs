@@ -52,14 +52,19 @@ pub fn events(args: &EventsArgs, store: &Store) -> Result<u8> {
         sink: Some(stdout.as_fd()),
         filters,
     };
-    let format = args.format.as_deref().map(|format| format.replace("\\t", "\t").replace("\\n", "\n"));
+    let format = args
+        .format
+        .as_deref()
+        .map(|format| format.replace("\\t", "\t").replace("\\n", "\n"));
     let zone = TimeZone::system();
     let mut out = output::stdout();
     events::read(store, &query, &mut |item| {
         match (item, &format) {
             (Item::Pause, _) => out.flush()?,
             (Item::Event(event), None) => writeln!(out, "{}", line(&event, &zone))?,
-            (Item::Event(event), Some(format)) => output::object(&mut out, &with_gos_names(event), format)?,
+            (Item::Event(event), Some(format)) => {
+                output::object(&mut out, &with_gos_names(event), format)?;
+            }
         }
         Ok(())
     })?;
@@ -87,7 +92,12 @@ fn with_gos_names(mut event: Value) -> Value {
 
 /// `TIME container start ID (image=alpine, name=web)`. Source: docker/cli, `command/system/events.go`.
 fn line(event: &Value, zone: &TimeZone) -> String {
-    let text = |pointer| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer| {
+        event
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let time = event
         .get("timeNano")
         .and_then(Value::as_i64)

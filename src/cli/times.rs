@@ -9,8 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 /// # Errors
 /// With what can be given.
 pub fn moment(text: &str) -> Result<Timestamp, String> {
-    parse(text, Timestamp::now(), &TimeZone::system())
-        .ok_or_else(|| "give a time such as 10m, 2h30m (ago), 2025-01-31T12:00:00Z, or seconds since 1970".to_owned())
+    parse(text, Timestamp::now(), &TimeZone::system()).ok_or_else(|| {
+        "give a time such as 10m, 2h30m (ago), 2025-01-31T12:00:00Z, or seconds since 1970"
+            .to_owned()
+    })
 }
 
 /// Source: moby, `api/types/time`, `GetTimestamp`.
@@ -27,7 +29,9 @@ fn parse(text: &str, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     // `Z` without a full time is not for a local one.
     let text = text.strip_suffix('Z').unwrap_or(text);
     let time: DateTime = text.parse().ok()?;
-    time.to_zoned(zone.clone()).ok().map(|time| time.timestamp())
+    time.to_zoned(zone.clone())
+        .ok()
+        .map(|time| time.timestamp())
 }
 
 /// `1700000000.123456789`.

@@ -59,7 +59,9 @@ pub fn create(
     name_volumes(&mut spec);
     for _ in 0..NAMES {
         match (Record::create(store, &spec), options.another_name) {
-            (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => spec.name = another(),
+            (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => {
+                spec.name = another()
+            }
             (made, _) => return made,
         }
     }

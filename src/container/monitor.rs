@@ -555,7 +555,7 @@ impl Monitor {
         match rustix::io::read(open.as_fd(), &mut buffer) {
             Ok(0) => *fd = None,
             Ok(length) => {
-                self.log.write(stream, &buffer[..length])?;
+                self.log.write(stream, &buffer[..length]);
                 for client in &mut self.clients {
                     client.gone |= client.peer.say(kind, &buffer[..length]).is_err();
                 }
@@ -579,7 +579,8 @@ impl Monitor {
                 self.catch_up(streams)?;
             }
         }
-        self.log.flush()
+        self.log.flush();
+        Ok(())
     }
 
     /// Lets watchers that are far behind read before more is taken.
