@@ -22,6 +22,7 @@ mod crash;
 mod doctor;
 mod ids;
 mod images;
+mod logs;
 mod manual;
 mod mounts;
 mod namespaces;
