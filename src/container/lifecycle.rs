@@ -90,7 +90,7 @@ pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> 
     }
     emit(
         record.store(),
-        &Event::container("kill", &spec).with("signal", signal),
+        &Event::container("kill", &spec).with("signal", &signal),
     );
     sys::process::signal_pidfd(&process, signal)?;
     if !ended_within(&process, timeout)? {
@@ -187,7 +187,7 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
     }
     emit(
         record.store(),
-        &Event::container("kill", &spec).with("signal", signal),
+        &Event::container("kill", &spec).with("signal", &signal),
     );
     sys::process::signal_pidfd(&process, signal)?;
     if signal == libc::SIGKILL {

@@ -263,7 +263,7 @@ impl Monitor {
     fn emit(&self, action: &str, exit: Option<u8>) {
         let mut event = Event::container(action, &self.spec);
         if let Some(code) = exit {
-            event = event.with("exitCode", code);
+            event = event.with("exitCode", &code);
         }
         let _ = events::emit(self.record.store(), &event); // a full disk must not keep a container from running
     }
