@@ -3,16 +3,19 @@
 //! Only `cli` prints. Parsing never acts.
 
 mod doctor;
+mod events;
 mod image;
 mod images;
 mod inspect;
 pub mod job;
 mod lifecycle;
+mod logs;
 mod output;
 mod progress;
 pub mod run;
 mod system;
 mod template;
+mod times;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -75,6 +78,10 @@ pub enum Command {
     Wait(lifecycle::Names),
     /// Watch a running container and type into it
     Attach(lifecycle::AttachArgs),
+    /// Show what a container has said
+    Logs(logs::LogsArgs),
+    /// Show what happens, while it happens
+    Events(events::EventsArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -167,6 +174,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Rm(args) => lifecycle::remove(args, &store()?),
         C::Wait(args) => lifecycle::wait(args, &store()?),
         C::Attach(args) => lifecycle::attach(args, &store()?),
+        C::Logs(args) => logs::logs(args, &store()?),
+        C::Events(args) => events::events(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

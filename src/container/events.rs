@@ -96,7 +96,7 @@ impl Event {
 
     /// Adds an attribute, such as `exitCode`.
     #[must_use]
-    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, key: &str, value: &(impl ToString + ?Sized)) -> Self {
         self.attributes.insert(key.to_owned(), value.to_string());
         self
     }
@@ -463,7 +463,7 @@ mod tests {
     #[test]
     fn an_event_has_dockers_shape() {
         let now = Timestamp::new(1_700_000_000, 5).unwrap();
-        let event = event("die", "abc", "web").with("exitCode", 3);
+        let event = event("die", "abc", "web").with("exitCode", &3);
         expect_test::expect![[r#"{"status":"die","id":"abc","from":"alpine:3","Type":"container","Action":"die","Actor":{"ID":"abc","Attributes":{"exitCode":"3","image":"alpine:3","name":"web","team":"red"}},"scope":"local","time":1700000000,"timeNano":1700000000000000005}"#]]
         .assert_eq(&event.to_json(now).to_string());
     }
@@ -561,7 +561,7 @@ mod tests {
                     begin.wait();
                     for number in 0..500 {
                         let event =
-                            event("start", &format!("{writer}"), "web").with("number", number);
+                            event("start", &format!("{writer}"), "web").with("number", &number);
                         emit_limited(store, &event, 400_000).unwrap();
                     }
                 });

@@ -70,6 +70,10 @@ pub fn run(
 
 /// Lets others see that it runs. Not synced: after a crash of the machine nothing of it is left anyway.
 fn note(record: &Record, running: &Running) -> Result<()> {
+    super::emit(
+        record.store(),
+        &super::events::Event::container("start", &record.spec()?),
+    );
     let mut state = State::read(&record.dir())?;
     state.status = Status::Running;
     state.started = Some(state::now());

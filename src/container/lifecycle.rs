@@ -12,6 +12,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::attach::{Kind, Peer};
+use super::emit;
+use super::events::Event;
 use super::monitor;
 use super::record::{Lock, Record};
 use super::state::{State, Status};
@@ -86,12 +88,18 @@ pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> 
     if state.owner.is_some() {
         stay_ended(record)?;
     }
+    emit(
+        record.store(),
+        &Event::container("kill", &spec).with("signal", &signal),
+    );
     sys::process::signal_pidfd(&process, signal)?;
     if !ended_within(&process, timeout)? {
         sys::process::signal_pidfd(&process, libc::SIGKILL)?;
         ended_within(&process, None)?;
     }
-    settle(record)
+    settle(record)?;
+    emit(record.store(), &Event::container("stop", &spec));
+    Ok(())
 }
 
 /// The program's process, when the container runs.
@@ -177,6 +185,10 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
     if signal == libc::SIGKILL || signal == stop {
         stay_ended(record)?;
     }
+    emit(
+        record.store(),
+        &Event::container("kill", &spec).with("signal", &signal),
+    );
     sys::process::signal_pidfd(&process, signal)?;
     if signal == libc::SIGKILL {
         ended_within(&process, None)?;
@@ -243,8 +255,7 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
         if force == Force::No {
             let name = record
                 .spec()
-                .map(|spec| spec.name)
-                .unwrap_or_else(|_| record.id.clone());
+                .map_or_else(|_| record.id.clone(), |spec| spec.name);
             return Err(Fail::conflict(format!("container `{name}` is running"))
                 .hint(format!(
                     "stop it first: rl stop {name}; or kill and remove it: rl rm -f {name}"
@@ -275,7 +286,11 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
             super::record::remove_dir(&record.store().volumes().join(name), &plan, helpers)?;
         }
     }
-    record.remove(&lock, &plan, helpers)
+    record.remove(&lock, &plan, helpers)?;
+    if let Some(spec) = &spec {
+        emit(record.store(), &Event::container("destroy", spec));
+    }
+    Ok(())
 }
 
 /// The volumes that were made for this container alone.

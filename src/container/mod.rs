@@ -24,6 +24,7 @@ use crate::paths::Store;
 use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
 use crate::stage::{self, Driver, Job, Order, RootPlan};
 use crate::sys;
+use events::Event;
 use record::{Lock, Record};
 
 /// What a front end asks for beside the container itself.
@@ -59,11 +60,23 @@ pub fn create(
     name_volumes(&mut spec);
     for _ in 0..NAMES {
         match (Record::create(store, &spec), options.another_name) {
-            (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => spec.name = another(),
-            (made, _) => return made,
+            (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => {
+                spec.name = another()
+            }
+            (made, _) => {
+                if made.is_ok() {
+                    emit(store, &Event::container("create", &spec));
+                }
+                return made;
+            }
         }
     }
     Record::create(store, &spec)
+}
+
+/// Tells those who watch `rl events`.
+pub fn emit(store: &Store, event: &Event) {
+    let _ = events::emit(store, event); // a full disk must not keep anything else from working
 }
 
 /// Runs a container in the foreground and returns the program's exit code. It lives and dies with this
@@ -81,6 +94,22 @@ pub fn run(
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create(store, spec, options)?;
     let result = foreground::run(&record, &machine, options, say);
+    let spec = record.spec()?;
+    if let Ok(code) = &result {
+        emit(
+            store,
+            &Event::container("die", &spec).with("exitCode", code),
+        );
+    }
+    let volumes = lifecycle::anonymous_volumes(&spec);
+    for volume in volumes {
+        record::remove_dir(
+            &store.volumes().join(volume),
+            &machine.plan,
+            machine.helpers(),
+        )?;
+    }
+    emit(store, &Event::container("destroy", &spec));
     let removed = record.remove(&lock, &machine.plan, machine.helpers());
     match (result, removed) {
         (Err(error), Err(second)) => {

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::attach::{Kind, Peer};
+use super::events::{self, Event};
 use super::logs::{Stream, Writer};
 use super::record::{Lock, Record};
 use super::state::{self, State, Status};
@@ -207,6 +208,7 @@ impl Monitor {
             self.state.exit_code = code;
             self.state.finished = Some(state::now());
             self.state.process = None;
+            self.emit("die", Some(code));
             let again =
                 !self.stay_ended && wants_restart(self.spec.restart, code, self.state.restarts);
             if !again {
@@ -255,6 +257,15 @@ impl Monitor {
             }
         }
         done
+    }
+
+    /// Tells those who watch `rl events`.
+    fn emit(&self, action: &str, exit: Option<u8>) {
+        let mut event = Event::container(action, &self.spec);
+        if let Some(code) = exit {
+            event = event.with("exitCode", &code);
+        }
+        let _ = events::emit(self.record.store(), &event); // a full disk must not keep a container from running
     }
 
     fn tell(&mut self, report: &Report) {
@@ -318,6 +329,7 @@ impl Monitor {
         self.state.started = Some(state::now());
         self.state.process = state::Process::of(pid).ok();
         self.state.write(&self.record.dir())?;
+        self.emit("start", None);
         self.listen();
         self.tell(&Report::Started(pid));
         streams.console = running.console.take();
@@ -555,7 +567,7 @@ impl Monitor {
         match rustix::io::read(open.as_fd(), &mut buffer) {
             Ok(0) => *fd = None,
             Ok(length) => {
-                self.log.write(stream, &buffer[..length])?;
+                self.log.write(stream, &buffer[..length]);
                 for client in &mut self.clients {
                     client.gone |= client.peer.say(kind, &buffer[..length]).is_err();
                 }
@@ -579,7 +591,8 @@ impl Monitor {
                 self.catch_up(streams)?;
             }
         }
-        self.log.flush()
+        self.log.flush();
+        Ok(())
     }
 
     /// Lets watchers that are far behind read before more is taken.

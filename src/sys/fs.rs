@@ -207,65 +207,123 @@ pub fn open_trusted(path: &Path, flags: OFlags) -> Result<OwnedFd> {
         .map_err(|errno| Error::new(format!("open({path:?})"), errno))
 }
 
-/// Removes the tree `name` in `at` without following a link; nothing happens when there is none.
-/// Directories that deny their owner entry are opened up first.
+/// How many directories are open at once while a tree is removed or copied: a tenth of the usual limit.
+const DEPTH: usize = 100;
+
+/// Removes the tree `name` in `at` without following a link, however deep it is; nothing happens when there is
+/// none. Directories that deny their owner entry are opened up first.
 ///
 /// # Errors
 /// unlinkat(2), with the path of the entry that stays.
 pub fn remove_tree(at: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-    remove_below(at, name, &PathBuf::from(name))
+    Removal::default().remove(at, name, None, &PathBuf::from(name))
 }
 
-fn remove_below(at: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<()> {
-    match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // Linux answers EISDIR for a directory, POSIX says EPERM.
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(Error::new(format!("unlinkat({shown:?})"), errno)),
+/// A tree on its way out.
+#[derive(Default)]
+struct Removal {
+    depth: usize,
+    /// How many directories were lifted to the top of the tree because they are too deep.
+    lifted: u64,
+}
+
+impl Removal {
+    /// `top` is the tree's first directory, which is none for that directory itself.
+    fn remove(
+        &mut self,
+        at: BorrowedFd<'_>,
+        name: &OsStr,
+        top: Option<BorrowedFd<'_>>,
+        shown: &Path,
+    ) -> Result<()> {
+        let failed = |call: &str, errno| Error::new(format!("{call}({shown:?})"), errno);
+        match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            // Linux answers EISDIR for a directory, POSIX says EPERM.
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(failed("unlinkat", errno)),
+        }
+        match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
+            Err(errno) => return Err(failed("unlinkat", errno)),
+        }
+        if let Some(top) = top
+            && self.depth >= DEPTH
+        {
+            return self.lift(at, name, top, shown);
+        }
+        let dir = open_to_remove(at, name).map_err(|errno| failed("openat", errno))?;
+        self.depth += 1;
+        self.empty(dir.as_fd(), top.unwrap_or(dir.as_fd()), shown)?;
+        self.depth -= 1;
+        match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
+            // What was lifted out of it is removed with the top.
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("unlinkat", errno)),
+        }
     }
-    match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
-        Err(errno) => return Err(Error::new(format!("unlinkat({shown:?})"), errno)),
+
+    fn empty(&mut self, dir: BorrowedFd<'_>, top: BorrowedFd<'_>, shown: &Path) -> Result<()> {
+        let failed = |errno| Error::new(format!("getdents64({shown:?})"), errno);
+        for round in 0.. {
+            let mut found = false;
+            for entry in rustix::fs::Dir::read_from(dir).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let child = OsStr::from_bytes(entry.file_name().to_bytes());
+                if child == "." || child == ".." {
+                    continue;
+                }
+                found = true;
+                match self.remove(dir, child, Some(top), &shown.join(child)) {
+                    Err(Error {
+                        errno: Errno::ACCESS,
+                        ..
+                    }) if round == 0 => {
+                        let _ = rustix::fs::fchmod(dir, Mode::RWXU); // the second round says why, if it must
+                    }
+                    done => done?,
+                }
+            }
+            if !found {
+                break;
+            }
+        }
+        Ok(())
     }
+
+    /// Moves a directory that is too deep to the top, whose next round removes it: neither descriptors nor
+    /// stack nor the length of a path limit how deep a container may have made its directories.
+    fn lift(
+        &mut self,
+        at: BorrowedFd<'_>,
+        name: &OsStr,
+        top: BorrowedFd<'_>,
+        shown: &Path,
+    ) -> Result<()> {
+        // rename(2) changes `..` in the directory and needs the right to.
+        let _ = rustix::fs::chmodat(at, name, Mode::RWXU, AtFlags::empty()); // the next call says why, if it must
+        loop {
+            self.lifted += 1;
+            let to = format!(".lifted-{}", self.lifted);
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(at, name, top, &to, flags) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::new(format!("renameat2({shown:?})"), errno)),
+            }
+        }
+    }
+}
+
+fn open_to_remove(at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = match rustix::fs::openat(at, name, flags, Mode::empty()) {
+    match rustix::fs::openat(at, name, flags, Mode::empty()) {
         Err(Errno::ACCESS) => {
             let _ = rustix::fs::chmodat(at, name, Mode::RWXU, AtFlags::empty()); // the next call says why, if it must
             rustix::fs::openat(at, name, flags, Mode::empty())
         }
         opened => opened,
-    }
-    .map_err(|errno| Error::new(format!("openat({shown:?})"), errno))?;
-    for round in 0.. {
-        let mut found = false;
-        let entries = rustix::fs::Dir::read_from(&dir)
-            .map_err(|errno| Error::new(format!("getdents64({shown:?})"), errno))?;
-        for entry in entries {
-            let entry =
-                entry.map_err(|errno| Error::new(format!("getdents64({shown:?})"), errno))?;
-            let child = OsStr::from_bytes(entry.file_name().to_bytes());
-            if child == "." || child == ".." {
-                continue;
-            }
-            found = true;
-            match remove_below(dir.as_fd(), child, &shown.join(child)) {
-                Err(Error {
-                    errno: Errno::ACCESS,
-                    ..
-                }) if round == 0 => {
-                    let _ = rustix::fs::fchmod(&dir, Mode::RWXU); // the second round says why, if it must
-                }
-                done => done?,
-            }
-        }
-        if !found {
-            break;
-        }
-    }
-    match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(Error::new(format!("unlinkat({shown:?})"), errno)),
     }
 }
 
@@ -288,13 +346,21 @@ pub fn is_empty(dir: BorrowedFd<'_>) -> Result<bool> {
 /// user's, links as links; data by reflink where the file system shares it. What is there already is replaced.
 ///
 /// # Errors
-/// The first call that fails, with the entry's path.
+/// The first call that fails, with the entry's path; `ENAMETOOLONG` for directories nested beyond any use.
 pub fn copy_tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>) -> Result<()> {
-    copy_below(from, into, Path::new("."))
+    copy_below(from, into, Path::new("."), 0)
 }
 
-fn copy_below(from: BorrowedFd<'_>, into: BorrowedFd<'_>, shown: &Path) -> Result<()> {
+fn copy_below(
+    from: BorrowedFd<'_>,
+    into: BorrowedFd<'_>,
+    shown: &Path,
+    depth: usize,
+) -> Result<()> {
     let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
+    if depth > DEPTH {
+        return Err(failed("mkdirat")(Errno::NAMETOOLONG));
+    }
     let own = rustix::fs::fstat(from).map_err(failed("fstat"))?;
     for entry in rustix::fs::Dir::read_from(from).map_err(failed("getdents64"))? {
         let entry = entry.map_err(failed("getdents64"))?;
@@ -302,7 +368,7 @@ fn copy_below(from: BorrowedFd<'_>, into: BorrowedFd<'_>, shown: &Path) -> Resul
         if name == "." || name == ".." {
             continue;
         }
-        copy_entry(from, into, name, &shown.join(name))?;
+        copy_entry(from, into, name, &shown.join(name), depth)?;
     }
     copy_attributes(from, into, &own, shown)
 }
@@ -312,6 +378,7 @@ fn copy_entry(
     into: BorrowedFd<'_>,
     name: &OsStr,
     shown: &Path,
+    depth: usize,
 ) -> Result<()> {
     let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
     let stat =
@@ -328,7 +395,7 @@ fn copy_entry(
                 .map_err(failed("openat"))?;
             let target = rustix::fs::openat(into, name, open | OFlags::DIRECTORY, Mode::empty())
                 .map_err(failed("openat"))?;
-            copy_below(source.as_fd(), target.as_fd(), shown)
+            copy_below(source.as_fd(), target.as_fd(), shown, depth + 1)
         }
         FileType::RegularFile => {
             remove_tree(into, name)?;
@@ -524,5 +591,24 @@ mod tests {
         remove_tree(at.as_fd(), OsStr::new("tree")).unwrap();
         assert!(!dir.path().join("tree").exists());
         assert!(keep.join("file").exists());
+    }
+
+    #[test]
+    fn a_tree_of_any_depth_is_removed_with_few_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = open_trusted(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut inner = at.try_clone().unwrap();
+        // Deeper than a path is long, and than most processes may have files open.
+        for depth in 0..2_000 {
+            let name = if depth % 3 == 0 { "tree" } else { ".lifted-1" };
+            rustix::fs::mkdirat(&inner, name, Mode::RWXU).unwrap();
+            let next = rustix::fs::openat(&inner, name, flags, Mode::empty()).unwrap();
+            rustix::fs::mkdirat(&next, "beside", Mode::RWXU).unwrap();
+            inner = next;
+        }
+        drop(inner);
+        remove_tree(at.as_fd(), OsStr::new("tree")).unwrap();
+        assert!(is_empty(at.as_fd()).unwrap());
     }
 }

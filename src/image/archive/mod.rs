@@ -219,9 +219,12 @@ fn fill(
     Ok(have)
 }
 
+/// An input with its first block put back.
+type Peeked<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
+
 /// The first block of an input, looked at and put back: what is no archive is refused before any of it is kept,
 /// for a pipe may have no end.
-fn peek<R: Read>(mut input: R) -> Result<(Packing, io::Chain<io::Cursor<Vec<u8>>, R>)> {
+fn peek<R: Read>(mut input: R) -> Result<(Packing, Peeked<R>)> {
     let mut head = vec![0; entries::HEADER];
     let have = fill(&mut head, |rest, _| input.read(rest))?;
     let packing = Packing::of(&head[..have]);
@@ -354,7 +357,7 @@ fn check_external(packing: Packing, child: &mut std::process::Child) -> Result<(
 
 /// A tar as it comes, or through `xz`.
 enum TarStream {
-    Direct(io::Chain<io::Cursor<Vec<u8>>, File>),
+    Direct(Peeked<File>),
     Through(Packing, std::process::Child),
 }
 
