@@ -1,9 +1,12 @@
 //! The life of a container: from a checked specification to an exit code.
 
+pub mod describe;
 mod foreground;
+pub mod processes;
 pub mod record;
 pub mod state;
 pub mod usage;
+pub mod view;
 
 use std::path::{Path, PathBuf};
 
