@@ -174,6 +174,7 @@ impl Record {
     }
 
     /// The container with this full id, whether there is one or not.
+    #[cfg(test)]
     #[must_use]
     pub fn at(store: &Store, id: &str) -> Self {
         Self {

@@ -531,7 +531,7 @@ fn fits(pieces: &[(Option<u8>, usize, usize)], text: &[u8], to_end: bool) -> boo
 }
 
 #[cfg(test)]
-pub(in crate::container) mod tests {
+pub mod tests {
     use super::*;
 
     #[test]
@@ -558,9 +558,8 @@ pub(in crate::container) mod tests {
         }
     }
 
-    pub(in crate::container) fn seen(
-        change: impl FnOnce(&mut serde_json::Value, &mut State),
-    ) -> Seen {
+    /// A container that nobody made, changed as a test wants it.
+    pub fn seen(change: impl FnOnce(&mut serde_json::Value, &mut State)) -> Seen {
         let mut spec = spec();
         let mut state = State::new();
         state.created = "2024-09-06T22:20:07Z".to_owned();
@@ -581,7 +580,7 @@ pub(in crate::container) mod tests {
     }
 
     /// A description as it is stored.
-    pub(in crate::container) fn spec() -> serde_json::Value {
+    fn spec() -> serde_json::Value {
         serde_json::json!({
             "version": 1, "id": "a1".repeat(32), "name": "web",
             "image": {"reference": "alpine", "id": "sha256:00"},

@@ -25,6 +25,7 @@ mod images;
 mod mounts;
 mod namespaces;
 mod network;
+mod ps;
 mod run;
 mod security;
 mod terminal;
