@@ -2,6 +2,7 @@
 //!
 //! Only `cli` prints. Parsing never acts.
 
+mod container;
 mod doctor;
 mod events;
 mod image;
@@ -12,6 +13,7 @@ mod lifecycle;
 mod logs;
 mod output;
 mod progress;
+mod ps;
 pub mod run;
 mod system;
 mod template;
@@ -94,8 +96,17 @@ pub enum Command {
     Import(image::ImportArgs),
     /// Give an image one more name
     Tag(image::TagArgs),
-    /// Show everything about an image
+    /// Show everything about containers and images
     Inspect(inspect::InspectArgs),
+    /// List containers
+    Ps(ps::ListArgs),
+    /// Show the processes of a container
+    Top(container::TopArgs),
+    /// Give a container another name
+    Rename(container::RenameArgs),
+    /// Work with containers
+    #[command(subcommand, arg_required_else_help = true)]
+    Container(ContainerCommand),
     /// Work with images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
@@ -109,6 +120,22 @@ pub enum Command {
     Explain(doctor::ExplainArgs),
     /// Print a completion script for a shell
     Completion(system::CompletionArgs),
+}
+
+/// The verbs of `rl container`.
+#[derive(Debug, clap::Subcommand)]
+pub enum ContainerCommand {
+    /// List containers
+    #[command(alias = "list", alias = "ps")]
+    Ls(ps::ListArgs),
+    /// Show everything about containers
+    Inspect(inspect::InspectArgs),
+    /// Show the processes of a container
+    Top(container::TopArgs),
+    /// Give a container another name
+    Rename(container::RenameArgs),
+    /// Remove all containers that do not run
+    Prune(container::PruneArgs),
 }
 
 /// The verbs of `rl image`.
@@ -162,7 +189,9 @@ fn version() -> Result<u8> {
 
 fn dispatch(cli: &Cli) -> Result<u8> {
     use Command as C;
+    use ContainerCommand as N;
     use ImageCommand as I;
+    use inspect::Kind;
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
@@ -182,7 +211,13 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),
         C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
         C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
-        C::Inspect(args) | C::Image(I::Inspect(args)) => inspect::inspect(args, &store()?),
+        C::Inspect(args) => inspect::inspect(args, None, &store()?),
+        C::Image(I::Inspect(args)) => inspect::inspect(args, Some(Kind::Image), &store()?),
+        C::Container(N::Inspect(args)) => inspect::inspect(args, Some(Kind::Container), &store()?),
+        C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
+        C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
+        C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
+        C::Container(N::Prune(args)) => container::prune(args, &store()?),
         C::Version(args) => system::version(args),
         C::Info(args) => system::info(args, &store()?),
         C::Doctor(args) => doctor::doctor(args, &store()?),

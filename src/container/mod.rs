@@ -1,15 +1,18 @@
 //! The life of a container: from a checked specification to an exit code.
 
 pub mod attach;
+pub mod describe;
 pub mod events;
 pub mod follow;
 mod foreground;
 pub mod lifecycle;
 pub mod logs;
 pub mod monitor;
+pub mod processes;
 pub mod record;
 pub mod state;
 pub mod usage;
+pub mod view;
 pub mod watch;
 
 use std::path::{Path, PathBuf};

@@ -27,6 +27,7 @@ mod manual;
 mod mounts;
 mod namespaces;
 mod network;
+mod ps;
 mod run;
 mod security;
 mod terminal;
