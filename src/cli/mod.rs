@@ -3,6 +3,7 @@
 //! Only `cli` prints. Parsing never acts.
 
 mod doctor;
+mod exec;
 mod image;
 mod images;
 mod inspect;
@@ -54,6 +55,9 @@ pub enum Command {
         override_usage = "rl run [OPTIONS] IMAGE [COMMAND…]\n       rl run [OPTIONS] --rootfs DIR [COMMAND…]"
     )]
     Run(Box<run::RunArgs>),
+    /// Run a program in a running container
+    #[command(override_usage = "rl exec [OPTIONS] CONTAINER COMMAND…")]
+    Exec(exec::ExecArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -138,6 +142,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
+        C::Exec(args) => exec::exec(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

@@ -15,9 +15,10 @@ use super::record::Record;
 use super::state::{self, State, Status};
 use super::{Machine, RunOptions, copy_root, order, write_new};
 use crate::error::Fail;
-use crate::stage::Order;
+use crate::spec::Process;
 use crate::stage::parent::{self, Launch, Running};
 use crate::sys;
+use crate::sys::process::Child;
 
 /// So many Ctrl-C kill a program that ignores them, as docker's command gives up then.
 const INTERRUPTS: u32 = 3;
@@ -36,13 +37,7 @@ pub fn run(
     let process = &order.spec.process;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let stdin = (!process.interactive).then(|| null.as_fd());
-    if process.tty && process.interactive && !sys::tty::is_terminal(&std::io::stdin()) {
-        return Err(
-            Fail::usage("-t needs a terminal, and standard input is none")
-                .hint("leave -t out: -i alone takes a pipe or a file")
-                .into(),
-        );
-    }
+    check_terminal(process)?;
     let (plan, helpers) = (&machine.plan, machine.helpers());
     let launch = Launch {
         order: &order,
@@ -54,7 +49,19 @@ pub fn run(
     let mut running = parent::start(&launch, say, &mut |root| {
         copy_root(record.store(), root, plan, helpers)
     })?;
-    let result = note(record, &running).and_then(|()| supervise(&mut running, &order, options));
+    let console = running.console.take();
+    let result = note(record, &running).and_then(|()| {
+        if let Some(path) = &options.pidfile {
+            write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
+        }
+        supervise(&Attended {
+            child: &running.child,
+            console: console.as_ref(),
+            interactive: process.interactive,
+            sig_proxy: options.sig_proxy,
+            host: None,
+        })
+    });
     if result.is_err() {
         running.child.kill();
     }
@@ -80,21 +87,52 @@ fn note(record: &Record, running: &Running) -> Result<()> {
     written.map_err(|error| super::disk_error(error, &path))
 }
 
-fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Result<()> {
-    if let Some(path) = &options.pidfile {
-        write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
+/// A terminal needs one on our side.
+///
+/// # Errors
+/// `Usage` when it has none.
+pub fn check_terminal(process: &Process) -> Result<(), Fail> {
+    if process.tty && process.interactive && !sys::tty::is_terminal(&std::io::stdin()) {
+        return Err(
+            Fail::usage("-t needs a terminal, and standard input is none")
+                .hint("leave -t out: -i alone takes a pipe or a file"),
+        );
     }
+    Ok(())
+}
+
+/// A program whose standard streams are the caller's.
+#[derive(Debug)]
+pub struct Attended<'a> {
+    /// The program's process, or its container's first.
+    pub child: &'a Child,
+    /// The other end of its terminal.
+    pub console: Option<&'a OwnedFd>,
+    /// What is typed goes there.
+    pub interactive: bool,
+    /// Signals to this command go to the program.
+    pub sig_proxy: bool,
+    /// A process at whose end the program is killed.
+    pub host: Option<&'a OwnedFd>,
+}
+
+/// Passes signals and the terminal until the program ends; its exit status is still to be taken.
+///
+/// # Errors
+/// The system's.
+pub fn supervise(attended: &Attended<'_>) -> Result<()> {
+    let child = attended.child;
     let signals = sys::signal::Queue::all()?;
     let stdin = std::io::stdin();
-    let interactive = order.spec.process.interactive;
-    let console = running.console.take();
+    let (console, interactive) = (attended.console, attended.interactive);
+    let mut host = attended.host;
     // Undone when this returns, whatever happened.
     let _raw = if console.is_some() && interactive {
         Some(sys::tty::Raw::enter(stdin.as_fd())?)
     } else {
         None
     };
-    let mut pump = match &console {
+    let mut pump = match console {
         Some(console) => Some(Pump::new(console, interactive)?),
         None => None,
     };
@@ -102,7 +140,12 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
     loop {
         let mut fds = vec![
             PollFd::new(&signals, PollFlags::IN),
-            PollFd::new(&running.child.pidfd, PollFlags::IN),
+            PollFd::new(&child.pidfd, PollFlags::IN),
+            // Nothing is asked of the program's own twice.
+            PollFd::new(
+                host.unwrap_or(&child.pidfd),
+                host.map_or(PollFlags::empty(), |_| PollFlags::IN),
+            ),
         ];
         if let Some(pump) = &pump {
             fds.push(PollFd::new(pump.console, pump.console_events()));
@@ -127,20 +170,24 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
                 // A pid 1 without a handler does not notice Ctrl-C; who types it this often means it.
                 interrupts += 1;
                 if interrupts == INTERRUPTS {
-                    running.child.kill();
+                    child.kill();
                 }
-            } else if options.sig_proxy && signal.number != libc::SIGCHLD && !signal.from_kernel {
+            } else if attended.sig_proxy && signal.number != libc::SIGCHLD && !signal.from_kernel {
                 // What the terminal sends (Ctrl-C) reaches the program itself: it is in the same process group.
-                running.child.signal(signal.number)?;
+                child.signal(signal.number)?;
             }
         }
         if let Some(pump) = &mut pump {
-            if happened.get(2).is_some_and(|events| !events.is_empty()) {
-                pump.turn(happened[2])?;
-            }
             if happened.get(3).is_some_and(|events| !events.is_empty()) {
+                pump.turn(happened[3])?;
+            }
+            if happened.get(4).is_some_and(|events| !events.is_empty()) {
                 pump.read_input(&stdin)?;
             }
+        }
+        if host.is_some() && happened[2].contains(PollFlags::IN) {
+            host = None;
+            child.kill();
         }
         if !happened[1].is_empty() {
             if let Some(pump) = &mut pump {

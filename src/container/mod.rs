@@ -1,5 +1,6 @@
 //! The life of a container: from a checked specification to an exit code.
 
+pub mod exec;
 mod foreground;
 pub mod record;
 pub mod state;
