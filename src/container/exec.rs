@@ -70,10 +70,14 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
     let stdio = [nothing(!interactive), nothing(detached), nothing(detached)];
     // The container's cgroup is joined here as soon as containers have one.
     let (child, console) = parent::join(visit, &inside, stdio).map_err(|error| {
-        if error::find(&error).is_none() && has_ended(&pidfd).unwrap_or(false) {
-            return anyhow::Error::from(not_running(&name));
+        // What has a name and a remedy explains itself.
+        if error::find(&error).is_some() {
+            error
+        } else if has_ended(&pidfd).unwrap_or(false) {
+            not_running(&name).into()
+        } else {
+            error.context(format!("entering container `{name}`"))
         }
-        error.context(format!("entering container `{name}`"))
     })?;
     drop(inside);
     if !detached {

@@ -7,8 +7,10 @@ use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
 use super::program::{self, Program};
 use super::{Order, ToHost, ToStage, confine, rootfs};
@@ -66,6 +68,28 @@ impl Host {
             .context("listening to the parent")?
             .ok_or_else(|| Fail::system("the parent is gone"))?;
         serde_json::from_slice(&message).context("reading a message")
+    }
+
+    /// Dies with the host's side from now on. Becoming another user has undone what the start had set.
+    ///
+    /// # Errors
+    /// When the host's side is gone already.
+    pub fn tie(&self) -> Result<()> {
+        // A filter of the user's may refuse the call: the program then outlives a command that is killed.
+        let _ = sys::process::die_with_parent();
+        let Some(channel) = &self.channel else {
+            return Ok(());
+        };
+        let mut fds = [PollFd::new(channel, PollFlags::RDHUP)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match rustix::event::poll(&mut fds, Some(&now)) {
+            Ok(1..) => Err(Fail::system("the parent is gone").into()),
+            // The same filter may refuse this call too.
+            Ok(0) | Err(_) => Ok(()),
+        }
     }
 
     /// Closes the conversation: another process goes on with it.
@@ -167,6 +191,7 @@ fn run(host: &mut Host) -> Result<Exit> {
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(spec.process.preserve_fds).unwrap_or(0))?;
     confine::apply(&spec.confinement, &who.identity())?;
+    host.tie()?;
     if spec.init {
         return stay(host, &program, spec.process.tty);
     }

@@ -86,9 +86,7 @@ fn run(host: &mut Host) -> Result<()> {
     sys::process::close_on_exec_from(3 + i32::try_from(process.preserve_fds).unwrap_or(0))?;
     confine::apply(&spec.confinement, &who.identity())?;
     if !visit.detached {
-        // Anew, for becoming another user has undone it. A filter of the user's may refuse the call: then the
-        // program outlives a command that is killed, and ends with the container.
-        let _ = sys::process::die_with_parent();
+        host.tie()?;
     }
     Err(program.exec())
 }

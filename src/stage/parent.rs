@@ -225,7 +225,7 @@ pub fn join(
         die_with_parent: !visit.detached,
     })?;
     drop(there);
-    let mut started = || -> Result<Option<OwnedFd>> {
+    let started = || -> Result<Option<OwnedFd>> {
         send(&mut here, &ToStage::Join(Box::new(visit)))?;
         let mut console = None;
         while let Some((message, fd)) = here.receive().context("listening to the process")? {
