@@ -5,6 +5,7 @@
 mod container;
 mod doctor;
 mod events;
+mod exec;
 mod image;
 mod images;
 mod inspect;
@@ -84,6 +85,9 @@ pub enum Command {
     Logs(logs::LogsArgs),
     /// Show what happens, while it happens
     Events(events::EventsArgs),
+    /// Run a program in a running container
+    #[command(override_usage = "rl exec [OPTIONS] CONTAINER COMMAND…")]
+    Exec(exec::ExecArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -205,6 +209,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Attach(args) => lifecycle::attach(args, &store()?),
         C::Logs(args) => logs::logs(args, &store()?),
         C::Events(args) => events::events(args, &store()?),
+        C::Exec(args) => exec::exec(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod describe;
 pub mod events;
+pub mod exec;
 pub mod follow;
 mod foreground;
 pub mod lifecycle;

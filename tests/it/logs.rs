@@ -14,7 +14,10 @@ fn a_detached_containers_output_is_kept_and_its_streams_stay_apart() {
     let followed = home.rl("logs -f talks").ok();
     assert_eq!(followed.stdout, output.stdout);
     let time = home.rl("logs -t --tail 1 talks").ok().stdout;
-    assert!(time.starts_with("20") && time.ends_with("Z no end"), "{time}");
+    assert!(
+        time.starts_with("20") && time.ends_with("Z no end"),
+        "{time}"
+    );
     home.rl("logs --tail 0 talks").says("");
     home.rl("logs --since 1h --until 1h talks").says("");
     home.rl("rm talks").ok();
@@ -41,10 +44,17 @@ fn following_shows_every_line_of_a_container_that_floods_a_rotated_log() {
 #[test]
 fn a_container_without_a_log_says_so() {
     let home = Home::with_busybox();
-    home.rl("run -d --name mute --log-driver none busybox true").ok();
+    home.rl("run -d --name mute --log-driver none busybox true")
+        .ok();
     home.rl("wait mute").ok();
     home.rl("logs mute").fails(125).stderr_has("keeps no log");
-    home.rl("logs nobody").fails(125).stderr_has("no container `nobody`");
-    home.rl("logs --tail some mute").fails(125).stderr_has("--tail");
-    home.rl("logs --since yesterday mute").fails(125).stderr_has("--since");
+    home.rl("logs nobody")
+        .fails(125)
+        .stderr_has("no container `nobody`");
+    home.rl("logs --tail some mute")
+        .fails(125)
+        .stderr_has("--tail");
+    home.rl("logs --since yesterday mute")
+        .fails(125)
+        .stderr_has("--since");
 }

@@ -20,6 +20,7 @@ mod apt;
 mod badinput;
 mod crash;
 mod doctor;
+mod exec;
 mod ids;
 mod images;
 mod logs;
