@@ -24,7 +24,7 @@ pub fn container(seen: &Seen, sizes: Option<(u64, u64)>) -> Value {
     let log = if spec.log.none || !spec.detached {
         String::new()
     } else {
-        inside("log.json")
+        inside("log")
     };
     let mut value = json!({
         "Id": spec.id,
@@ -121,7 +121,7 @@ fn host_config(seen: &Seen) -> Value {
         }
     };
     add(json!({
-        "Binds": or_null(binds(spec)),
+        "Binds": or_null(&binds(spec)),
         "ContainerIDFile": "",
         "LogConfig": log_config(spec),
         "NetworkMode": seen.network(),
@@ -132,20 +132,14 @@ fn host_config(seen: &Seen) -> Value {
         "VolumesFrom": null,
         "ConsoleSize": [0, 0],
         "Annotations": spec.annotations,
-        "CapAdd": or_null(added),
-        "CapDrop": or_null(dropped),
+        "CapAdd": or_null(&added),
+        "CapDrop": or_null(&dropped),
         "CgroupnsMode": namespace(&spec.namespaces.cgroup, "private"),
         "Dns": spec.names.dns,
         "DnsOptions": spec.names.options,
         "DnsSearch": spec.names.search,
-        "ExtraHosts": or_null(
-            spec.names
-                .hosts
-                .iter()
-                .map(|(name, address)| format!("{name}:{address}"))
-                .collect(),
-        ),
-        "GroupAdd": or_null(spec.process.groups.clone()),
+        "ExtraHosts": or_null(&spec.names.hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect::<Vec<_>>()),
+        "GroupAdd": or_null(&spec.process.groups),
     }));
     add(json!({
         "IpcMode": match spec.namespaces.shm {
@@ -160,7 +154,7 @@ fn host_config(seen: &Seen) -> Value {
         "Privileged": confinement.privileged,
         "PublishAllPorts": false,
         "ReadonlyRootfs": spec.read_only,
-        "SecurityOpt": or_null(security),
+        "SecurityOpt": or_null(&security),
         "Tmpfs": tmpfs(spec),
         "UTSMode": namespace(&spec.namespaces.uts, ""),
         "UsernsMode": match spec.userns {
@@ -183,17 +177,17 @@ fn host_config(seen: &Seen) -> Value {
         "Devices": devices(spec),
         "DeviceCgroupRules": null, "DeviceRequests": null, "MemoryReservation": 0, "MemorySwap": 0,
         "MemorySwappiness": null, "OomKillDisable": null, "PidsLimit": null,
-        "Ulimits": or_null(confinement.rlimits.iter().map(ulimit).collect()),
+        "Ulimits": or_null(&confinement.rlimits.iter().map(ulimit).collect::<Vec<_>>()),
         "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
-        "MaskedPaths": or_null(confinement.masked_paths.clone()),
-        "ReadonlyPaths": or_null(confinement.read_only_paths.clone()),
+        "MaskedPaths": or_null(&confinement.masked_paths),
+        "ReadonlyPaths": or_null(&confinement.read_only_paths),
         "Init": spec.init,
     }));
     Value::Object(value)
 }
 
 /// Go writes a list that was never made as `null`.
-fn or_null<T: serde::Serialize>(list: Vec<T>) -> Value {
+fn or_null<T: serde::Serialize>(list: &[T]) -> Value {
     if list.is_empty() {
         Value::Null
     } else {
