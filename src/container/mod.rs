@@ -65,7 +65,7 @@ pub fn create(
     for _ in 0..NAMES {
         match (Record::create(store, &spec), options.another_name) {
             (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => {
-                spec.name = another()
+                spec.name = another();
             }
             (made, _) => {
                 if made.is_ok() {

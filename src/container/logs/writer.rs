@@ -118,7 +118,7 @@ impl Writer {
     }
 
     /// How many records the disk has not taken and the log does not tell of yet.
-    #[must_use]
+    #[cfg(test)]
     pub fn lost(&self) -> u64 {
         self.lost
     }
