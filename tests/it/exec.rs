@@ -262,9 +262,16 @@ fn a_watcher_in_the_container_cannot_write_to_rls_own_file() {
     needs!(Need::Ours);
     let home = Home::new();
     let before = digest(&std::fs::read(rl_binary()).unwrap());
-    let watcher = "#!/bin/sh\nwhile :; do for e in /proc/[0-9]*/exe; do \
-                   case $(readlink $e) in */busybox) ;; *) echo hacked 2>/dev/null >> $e; cat /bin/busybox 2>/dev/null > $e;; esac; done; done\n";
-    let layer = Layer::new().file("watcher", 0o755, watcher);
+    let watcher = "#!/bin/sh\nwhile :; do for e in /proc/[0-9]*/exe; do echo hacked >> $e; done; done 2>/dev/null\n";
+    // A long list of users keeps the entering process busy for as long as it can be attacked.
+    let users: String = (2000..30_000)
+        .map(|uid| format!("u{uid}:x:{uid}:{uid}::/:/bin/sh\n"))
+        .collect();
+    let layer = Layer::new().file("watcher", 0o755, watcher).file(
+        "etc/passwd",
+        0o644,
+        users + "root:x:0:0::/root:/bin/sh\n",
+    );
     home.load(&Image::on_busybox(vec![layer]), "hostile:latest");
     for options in ["", "--privileged"] {
         let _container = home
@@ -457,4 +464,31 @@ fn no_ranges_and_exec_still_works() {
         .fails(125)
         .stderr_has("RL-S01");
     home.rl("exec -i c cat").stdin("through").says("through");
+}
+
+/// The same without a race: `rl` itself is kept waiting inside. Writing to it fails anyway while any `rl` runs;
+/// its mode shows that the mount refuses.
+#[test]
+fn rls_own_file_is_on_a_read_only_mount_inside() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let _container = running(&home, "--network none --privileged");
+    let (_ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut command = home.rl("exec -i c /proc/self/exe __join 0").command();
+    let mut waiting = command
+        .stdin(std::os::fd::OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    let script = "for p in /proc/[0-9]*; do case $(readlink $p/exe) in */busybox|'') ;; *) \
+                  chmod 755 $p/exe;; esac; done";
+    wait_for("the attempt", || {
+        let output = home.rl("exec c sh -c").arg(script).run();
+        assert!(!output.stderr.contains("Permission"), "{output:?}");
+        output
+            .stderr
+            .contains("Read-only file system")
+            .then_some(())
+    });
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
 }
