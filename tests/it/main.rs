@@ -23,6 +23,7 @@ mod doctor;
 mod exec;
 mod ids;
 mod images;
+mod life;
 mod logs;
 mod manual;
 mod mounts;
