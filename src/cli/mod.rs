@@ -2,6 +2,7 @@
 //!
 //! Only `cli` prints. Parsing never acts.
 
+mod autostart;
 mod container;
 mod doctor;
 mod events;
@@ -124,6 +125,26 @@ pub enum Command {
     Explain(doctor::ExplainArgs),
     /// Print a completion script for a shell
     Completion(system::CompletionArgs),
+    /// Work with all that rl has
+    #[command(subcommand, arg_required_else_help = true)]
+    System(SystemCommand),
+    /// Print files for other programs
+    #[command(subcommand, arg_required_else_help = true)]
+    Generate(GenerateCommand),
+}
+
+/// The verbs of `rl system`.
+#[derive(Debug, clap::Subcommand)]
+pub enum SystemCommand {
+    /// Start the containers that are to run always, or unless they were stopped
+    Autostart(autostart::AutostartArgs),
+}
+
+/// The verbs of `rl generate`.
+#[derive(Debug, clap::Subcommand)]
+pub enum GenerateCommand {
+    /// Print a systemd unit that starts a container at every boot
+    Systemd(autostart::SystemdArgs),
 }
 
 /// The verbs of `rl container`.
@@ -199,6 +220,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
+        C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
+        C::Generate(GenerateCommand::Systemd(args)) => autostart::systemd(args, &store()?),
         C::Create(args) => lifecycle::create(args, &store()?),
         C::Start(args) => lifecycle::start(args, &store()?),
         C::Stop(args) => lifecycle::stop(args, &store()?),

@@ -36,7 +36,9 @@ pub fn monitor(home: &Home, name: &str) -> Option<Pid> {
 #[track_caller]
 fn detached(home: &Home, name: &str, options: &str, script: &str) -> String {
     let output = home
-        .rl(&format!("run -d --network none --name {name} {options} busybox sh -c"))
+        .rl(&format!(
+            "run -d --network none --name {name} {options} busybox sh -c"
+        ))
         .arg(script)
         .ok();
     output.text().to_owned()
@@ -142,18 +144,27 @@ fn signals_are_known_by_name_and_number() {
     home.rl("kill c").says("c");
     attached.wait().code(137);
     home.rl("wait c").says("137");
-    refused(home.rl("kill c").run(), "container `c` is not running", "rl start c");
+    refused(
+        home.rl("kill c").run(),
+        "container `c` is not running",
+        "rl start c",
+    );
 }
 
 #[test]
 fn a_stopped_container_starts_with_what_it_wrote() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
-    let script = "echo run >>/kept; cat /kept | wc -l; trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let script =
+        "echo run >>/kept; cat /kept | wc -l; trap 'exit 0' TERM; while :; do sleep 0.05; done";
     detached(&home, "c", "", script);
     let first = pid(&home, "c").unwrap();
     home.rl("start c").says("c");
-    assert_eq!(pid(&home, "c").unwrap(), first, "start of a running one is no error, and changes nothing");
+    assert_eq!(
+        pid(&home, "c").unwrap(),
+        first,
+        "start of a running one is no error, and changes nothing"
+    );
     std::thread::sleep(Duration::from_millis(150));
     home.rl("stop c").ok();
     let mut second = home.rl("start -a c").spawn();
@@ -178,13 +189,24 @@ fn a_running_container_is_only_removed_by_force() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
     detached(&home, "c", "", POLITE);
-    refused(home.rl("rm c").run(), "container `c` is running", "rl rm -f c");
+    refused(
+        home.rl("rm c").run(),
+        "container `c` is running",
+        "rl rm -f c",
+    );
     let process = pid(&home, "c").unwrap();
     home.rl("rm -f c").says("c");
     assert!(kill(process, None).is_err());
     home.rl("rm -f c").says("");
     refused(home.rl("rm c").run(), "no container `c`", "rl ps -a");
-    assert_eq!((count(&home, "containers"), count(&home, "names"), count(&home, "tmp")), (0, 0, 0));
+    assert_eq!(
+        (
+            count(&home, "containers"),
+            count(&home, "names"),
+            count(&home, "tmp")
+        ),
+        (0, 0, 0)
+    );
 }
 
 #[test]
@@ -204,7 +226,10 @@ fn anonymous_volumes_go_with_rm_v_and_with_run_rm() {
             (count(&home, "containers") == 0).then_some(())
         });
         assert_eq!(count(&home, "volumes"), left, "{options} {remove:?}");
-        for entry in std::fs::read_dir(home.store().join("volumes")).into_iter().flatten() {
+        for entry in std::fs::read_dir(home.store().join("volumes"))
+            .into_iter()
+            .flatten()
+        {
             std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
         }
     }
@@ -218,12 +243,33 @@ fn anonymous_volumes_go_with_rm_v_and_with_run_rm() {
 fn names_are_unique_and_ids_may_be_cut() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
-    let create = |name: &str| home.rl("create --network none --name").arg(name).arg("busybox").run();
+    let create = |name: &str| {
+        home.rl("create --network none --name")
+            .arg(name)
+            .arg("busybox")
+            .run()
+    };
     let id = create("database").code(0).text().to_owned();
-    refused(create("database"), "the name `database` is taken", &id[..12]);
-    assert_eq!(count(&home, "containers"), 1, "what was refused leaves nothing");
-    refused(home.rl("start databse").run(), "no container `databse`", "did you mean `database`?");
-    refused(home.rl("start zzzzzzz").run(), "no container `zzzzzzz`", "rl ps -a");
+    refused(
+        create("database"),
+        "the name `database` is taken",
+        &id[..12],
+    );
+    assert_eq!(
+        count(&home, "containers"),
+        1,
+        "what was refused leaves nothing"
+    );
+    refused(
+        home.rl("start databse").run(),
+        "no container `databse`",
+        "did you mean `database`?",
+    );
+    refused(
+        home.rl("start zzzzzzz").run(),
+        "no container `zzzzzzz`",
+        "rl ps -a",
+    );
     home.rl("rm").arg(&id[..6]).says(&id[..6]);
     create("database").code(0);
     // Seventeen ids begin with at most sixteen digits: two of them begin alike.
@@ -251,7 +297,12 @@ fn wait_prints_the_code_to_everyone_who_asks() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
     for options in ["", "--rm"] {
-        detached(&home, "c", options, "while ! [ -e /go ]; do sleep 0.05; done; exit 42");
+        detached(
+            &home,
+            "c",
+            options,
+            "while ! [ -e /go ]; do sleep 0.05; done; exit 42",
+        );
         let waiting: Vec<_> = (0..5).map(|_| home.rl("wait c").spawn()).collect();
         std::thread::sleep(Duration::from_millis(300));
         let process = pid(&home, "c").unwrap();
@@ -274,7 +325,11 @@ fn wait_prints_the_code_to_everyone_who_asks() {
             home.rl("rm c").ok();
         }
     }
-    refused(home.rl("wait nobody").run(), "no container `nobody`", "rl ps -a");
+    refused(
+        home.rl("wait nobody").run(),
+        "no container `nobody`",
+        "rl ps -a",
+    );
 }
 
 #[test]
@@ -282,14 +337,23 @@ fn what_fails_is_started_again_as_often_as_asked() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
     let begun = Instant::now();
-    detached(&home, "f", "--restart on-failure:4", "echo x >>/runs; exit 3");
+    detached(
+        &home,
+        "f",
+        "--restart on-failure:4",
+        "echo x >>/runs; exit 3",
+    );
     home.rl("wait f").says("3");
     // 0.1 + 0.2 + 0.4 + 0.8 s: the pauses grow.
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1500), "{took:?}");
     let state = state(&home, "f");
-    assert_eq!((&state["restarts"], &state["status"]), (&4.into(), &"exited".into()));
-    home.rl("run --network none --name g --restart on-failure:4 busybox true").ok();
+    assert_eq!(
+        (&state["restarts"], &state["status"]),
+        (&4.into(), &"exited".into())
+    );
+    home.rl("run --network none --name g --restart on-failure:4 busybox true")
+        .ok();
     assert_eq!(self::state(&home, "g")["restarts"], 0);
 }
 
@@ -332,7 +396,9 @@ fn a_detached_rm_container_leaves_nothing() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
     detached(&home, "c", "--rm", "echo x >/file");
-    wait_for("it to go", || (count(&home, "containers") == 0).then_some(()));
+    wait_for("it to go", || {
+        (count(&home, "containers") == 0).then_some(())
+    });
     wait_for("its name to go", || {
         (count(&home, "names") + count(&home, "tmp") == 0).then_some(())
     });
@@ -342,7 +408,11 @@ fn a_detached_rm_container_leaves_nothing() {
     });
     detached(&home, "c", "--rm", POLITE);
     home.rl("stop -t 0 c").says("c");
-    assert_eq!(count(&home, "containers"), 0, "stop returns when it is gone");
+    assert_eq!(
+        count(&home, "containers"),
+        0,
+        "stop returns when it is gone"
+    );
 }
 
 #[test]
@@ -353,7 +423,10 @@ fn a_timeout_ends_it() {
     detached(&home, "c", "--timeout 1", STUBBORN);
     home.rl("wait c").says("137");
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
+    assert!(
+        took > Duration::from_millis(900) && took < Duration::from_secs(5),
+        "{took:?}"
+    );
 }
 
 #[test]
@@ -362,7 +435,9 @@ fn everyone_who_attaches_sees_the_same_and_gets_the_exit_code() {
     let home = Home::with_busybox();
     let script = "trap 'seq 1 20000; echo oops >&2; exit 11' USR1; while :; do sleep 0.05; done";
     detached(&home, "c", "", script);
-    let clients: Vec<_> = (0..2).map(|_| home.rl("attach --sig-proxy=false c").spawn()).collect();
+    let clients: Vec<_> = (0..2)
+        .map(|_| home.rl("attach --sig-proxy=false c").spawn())
+        .collect();
     std::thread::sleep(Duration::from_millis(300));
     home.rl("kill -s USR1 c").ok();
     let said: Vec<Output> = clients
@@ -374,7 +449,11 @@ fn everyone_who_attaches_sees_the_same_and_gets_the_exit_code() {
         assert_eq!(output.stdout, expected);
         assert_eq!(output.stderr, "oops\n");
     }
-    refused(home.rl("attach c").run(), "container `c` is not running", "rl start -a c");
+    refused(
+        home.rl("attach c").run(),
+        "container `c` is not running",
+        "rl start -a c",
+    );
 }
 
 #[test]
@@ -427,7 +506,13 @@ fn twenty_megabytes_of_input_and_fifty_of_output_arrive_whole() {
         .arg("yes 0123456789abcde | head -c 50000000; exit 3")
         .fails(3);
     assert_eq!(output.stdout.len(), 50_000_000);
-    assert!(output.stdout.as_bytes().chunks(16).all(|line| line == b"0123456789abcde\n"));
+    assert!(
+        output
+            .stdout
+            .as_bytes()
+            .chunks(16)
+            .all(|line| line == b"0123456789abcde\n")
+    );
 }
 
 #[test]
@@ -442,9 +527,20 @@ fn what_was_created_can_be_started_and_watched() {
     home.rl("wait c").says("0");
     home.rl("stop c").says("c");
     assert_eq!(status(&home, "c"), "created");
-    let output = home.rl("start -ai").arg(id.text()).stdin("hello\n").fails(5);
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\ngot hello\n", "err\n"));
-    refused(home.rl("start -a c d").run(), "one container", "without them");
+    let output = home
+        .rl("start -ai")
+        .arg(id.text())
+        .stdin("hello\n")
+        .fails(5);
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str()),
+        ("out\ngot hello\n", "err\n")
+    );
+    refused(
+        home.rl("start -a c d").run(),
+        "one container",
+        "without them",
+    );
 }
 
 #[test]
@@ -455,7 +551,8 @@ fn a_container_that_cannot_start_says_why_and_leaves_nothing() {
         .fails(127)
         .stderr_has("no-such-program");
     assert_eq!((count(&home, "containers"), count(&home, "names")), (0, 0));
-    home.rl("create --network none --name c busybox no-such-program").ok();
+    home.rl("create --network none --name c busybox no-such-program")
+        .ok();
     home.rl("start c").fails(127).stderr_has("no-such-program");
     assert_eq!(status(&home, "c"), "created");
     home.rl("rm c").ok();
