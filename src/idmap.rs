@@ -48,6 +48,32 @@ pub struct Plan {
 
 /// Which uid the process that sets the container up has to take on inside.
 impl Plan {
+    /// The maps of a running process, as `/proc` shows them to us.
+    ///
+    /// # Errors
+    /// When the process is gone, or its maps are empty.
+    pub fn of(pid: i32) -> Result<Self> {
+        let read = |file: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))
+        };
+        let map = |file: &str| -> Result<Vec<Extent>> {
+            let extents: Option<Vec<Extent>> = read(file)?.lines().map(extent).collect();
+            extents
+                .filter(|extents| !extents.is_empty())
+                .with_context(|| format!("understanding /proc/{pid}/{file}"))
+        };
+        Ok(Self {
+            uids: map("uid_map")?,
+            gids: map("gid_map")?,
+            how: if read("setgroups")?.trim() == "deny" {
+                How::Single
+            } else {
+                How::Helpers
+            },
+        })
+    }
+
     /// Whether several ids are there: ownership is real then.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
@@ -73,6 +99,16 @@ impl Plan {
             .iter()
             .any(|extent| gid >= extent.inner && gid - extent.inner < extent.count)
     }
+}
+
+/// One line of a map. Source: user_namespaces(7).
+fn extent(line: &str) -> Option<Extent> {
+    let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+    Some(Extent {
+        inner: numbers.next()??,
+        host: numbers.next()??,
+        count: numbers.next()??,
+    })
 }
 
 fn inner(extents: &[Extent], host: u32) -> Option<u32> {

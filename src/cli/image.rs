@@ -12,6 +12,8 @@ use super::output;
 use super::progress::say;
 use super::run::Pull;
 use super::run::values::boolean;
+use crate::container::emit;
+use crate::container::events::Event;
 use crate::error::{self, Fail, Kind};
 use crate::image::platform::Platform;
 use crate::image::reference::{Digest, Reference};
@@ -149,16 +151,15 @@ pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
 }
 
 fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<Pulled> {
-    job::ask(
-        store,
-        &reference.familiar(),
-        options.quiet,
-        Work::Pull {
-            reference: reference.clone(),
-            platform: options.platform.clone(),
-            tls_verify: options.tls_verify,
-        },
-    )
+    let name = reference.familiar();
+    let work = Work::Pull {
+        reference: reference.clone(),
+        platform: options.platform.clone(),
+        tls_verify: options.tls_verify,
+    };
+    let pulled: Pulled = job::ask(store, &name, options.quiet, work)?;
+    emit(store, &Event::image("pull", &pulled.id.to_string(), &name));
+    Ok(pulled)
 }
 
 /// The image that `run` asks for, from here or from its registry.
@@ -210,6 +211,8 @@ pub fn load(args: &LoadArgs, store: &Store) -> Result<u8> {
     let input = readable(args.input.as_deref(), "rl load -i FILE")?;
     let lines: Vec<String> = job::ask(store, "load", args.quiet, Work::Load { input })?;
     for line in lines {
+        let name = line.rsplit(": ").next().unwrap_or_default();
+        emit(store, &Event::image("load", name, name));
         output::print(&line)?;
     }
     Ok(0)
@@ -237,6 +240,14 @@ pub fn import(args: &ImportArgs, store: &Store) -> Result<u8> {
         platform: args.platform.as_deref().map(Platform::parse).transpose()?,
     };
     let id: Digest = job::ask(store, "import", args.quiet, work)?;
+    emit(
+        store,
+        &Event::image(
+            "import",
+            &id.to_string(),
+            args.reference.as_deref().unwrap_or_default(),
+        ),
+    );
     output::print(&id.to_string())?;
     Ok(0)
 }
@@ -278,6 +289,10 @@ pub fn tag(args: &TagArgs, store: &Store) -> Result<u8> {
         .find(&args.source, None)?
         .ok_or_else(|| no_image(&args.source))?;
     images.tag(&image.id, &target)?;
+    emit(
+        store,
+        &Event::image("tag", &image.id.to_string(), &target.familiar()),
+    );
     Ok(0)
 }
 
@@ -297,6 +312,15 @@ pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
         match job::ask::<Vec<String>>(store, image, true, work) {
             Ok(lines) => {
                 for line in lines {
+                    let action = if line.starts_with("Untagged") {
+                        "untag"
+                    } else {
+                        "delete"
+                    };
+                    let name = line
+                        .split_once(": ")
+                        .map_or(line.as_str(), |(_, name)| name);
+                    emit(store, &Event::image(action, name, name));
                     output::print(&line)?;
                 }
             }

@@ -1,6 +1,6 @@
 //! `rl inspect`: everything that is known of a thing, in docker's JSON.
 //!
-//! Images, so far.
+//! Containers and images. What a container looks like is `container::describe`'s.
 
 use std::io::Write as _;
 
@@ -8,7 +8,10 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::output;
-use crate::error::Fail;
+use crate::container::describe;
+use crate::container::record::Record;
+use crate::container::view::Seen;
+use crate::error::{self, Fail};
 use crate::image::store::{Images, StoredImage};
 use crate::paths::Store;
 
@@ -19,7 +22,11 @@ pub struct InspectArgs {
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
 
-    /// The kind of the things: image
+    /// Show what containers have written, and their size with the image's
+    #[arg(short, long)]
+    pub size: bool,
+
+    /// The kind of the things: container or image; both, in this order, without it
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
 
@@ -28,22 +35,46 @@ pub struct InspectArgs {
     pub names: Vec<String>,
 }
 
-/// `rl inspect`: prints what is found, and then says what is not.
-pub fn inspect(args: &InspectArgs, store: &Store) -> Result<u8> {
-    match args.kind.as_deref() {
-        None | Some("image") => {}
-        Some(kind) => {
-            return Err(Fail::usage(format!("--type `{kind}` cannot be inspected"))
-                .hint("known: image")
-                .into());
+/// What can be inspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A container.
+    Container,
+    /// An image.
+    Image,
+}
+
+impl Kind {
+    fn parse(text: &str) -> Result<Self, Fail> {
+        match text {
+            "container" => Ok(Kind::Container),
+            "image" => Ok(Kind::Image),
+            _ => Err(Fail::usage(format!("--type `{text}` cannot be inspected"))
+                .hint("known: container, image")),
         }
     }
+}
+
+/// `rl inspect`: prints what is found, and then says what is not. `only`: what the verb stands for.
+pub fn inspect(args: &InspectArgs, only: Option<Kind>, store: &Store) -> Result<u8> {
+    let kind = match args.kind.as_deref().filter(|text| !text.is_empty()) {
+        None => only,
+        Some(text) => match (Kind::parse(text)?, only) {
+            (kind, Some(only)) if kind != only => {
+                return Err(
+                    Fail::usage(format!("--type `{text}` is not of this command"))
+                        .hint("rl inspect shows both kinds")
+                        .into(),
+                );
+            }
+            (kind, _) => Some(kind),
+        },
+    };
     let images = Images::open(store);
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for name in &args.names {
-        match images.find(name, None) {
-            Ok(Some(image)) => found.push(describe(&image, images.size_unpacked(&image)?)),
-            Ok(None) => failures.push(super::image::no_image(name).into()),
+        match look(name, kind, args.size, store, &images) {
+            Ok(value) => found.push(value),
             Err(error) => failures.push(error),
         }
     }
@@ -61,6 +92,56 @@ pub fn inspect(args: &InspectArgs, store: &Store) -> Result<u8> {
     super::image::all_of(failures)
 }
 
+fn look(
+    name: &str,
+    kind: Option<Kind>,
+    size: bool,
+    store: &Store,
+    images: &Images,
+) -> Result<Value> {
+    let missing = if kind == Some(Kind::Image) {
+        None
+    } else {
+        // Docker's names begin with a slash.
+        match Record::find(store, name.strip_prefix('/').unwrap_or(name)) {
+            Ok(record) => {
+                let seen = Seen::look(&record)?;
+                let sizes = size.then(|| {
+                    let written = seen.size_written();
+                    (written, written + seen.size_image(images))
+                });
+                return Ok(describe::container(&seen, sizes));
+            }
+            Err(error) if error::kind(&error) == error::Kind::NotFound => Some(error),
+            Err(error) => return Err(error),
+        }
+    };
+    let image = match kind {
+        Some(Kind::Container) => None,
+        Some(Kind::Image) => images.find(name, None)?,
+        // What cannot name an image may be a container's name with a mistake in it.
+        None => images.find(name, None).ok().flatten(),
+    };
+    match (image, missing, kind) {
+        (Some(image), ..) => Ok(describe_image(&image, images.size_unpacked(&image)?)),
+        (None, Some(error), Some(Kind::Container)) => Err(error),
+        (None, Some(error), _) => Err(neither(name, &error)),
+        (None, None, _) => Err(super::image::no_image(name).into()),
+    }
+}
+
+/// Keeps the near name that the search for a container has found.
+fn neither(name: &str, error: &anyhow::Error) -> anyhow::Error {
+    let fail = Fail::not_found(format!("no container or image `{name}`"));
+    let hints = error.downcast_ref::<Fail>().map(|fail| fail.hints.clone());
+    hints
+        .unwrap_or_default()
+        .into_iter()
+        .fold(fail, Fail::hint)
+        .hint("`rl images` lists the images")
+        .into()
+}
+
 /// JSON with docker's indentation of four.
 pub fn pretty(value: &Value) -> Result<String> {
     let mut text = Vec::new();
@@ -71,7 +152,7 @@ pub fn pretty(value: &Value) -> Result<String> {
 }
 
 /// An image as docker's API describes it. Source: moby, `api/types/image`.
-fn describe(image: &StoredImage, size: u64) -> Value {
+fn describe_image(image: &StoredImage, size: u64) -> Value {
     let config = &image.config;
     let list = |references: &[crate::image::reference::Reference]| -> Vec<String> {
         references

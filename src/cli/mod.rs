@@ -2,8 +2,11 @@
 //!
 //! Only `cli` prints. Parsing never acts.
 
+mod autostart;
+mod container;
 mod doctor;
 mod events;
+mod exec;
 mod image;
 mod images;
 mod inspect;
@@ -12,6 +15,7 @@ mod lifecycle;
 mod logs;
 mod output;
 mod progress;
+mod ps;
 pub mod run;
 mod system;
 mod template;
@@ -82,6 +86,9 @@ pub enum Command {
     Logs(logs::LogsArgs),
     /// Show what happens, while it happens
     Events(events::EventsArgs),
+    /// Run a program in a running container
+    #[command(override_usage = "rl exec [OPTIONS] CONTAINER COMMAND…")]
+    Exec(exec::ExecArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -94,8 +101,17 @@ pub enum Command {
     Import(image::ImportArgs),
     /// Give an image one more name
     Tag(image::TagArgs),
-    /// Show everything about an image
+    /// Show everything about containers and images
     Inspect(inspect::InspectArgs),
+    /// List containers
+    Ps(ps::ListArgs),
+    /// Show the processes of a container
+    Top(container::TopArgs),
+    /// Give a container another name
+    Rename(container::RenameArgs),
+    /// Work with containers
+    #[command(subcommand, arg_required_else_help = true)]
+    Container(ContainerCommand),
     /// Work with images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
@@ -109,6 +125,42 @@ pub enum Command {
     Explain(doctor::ExplainArgs),
     /// Print a completion script for a shell
     Completion(system::CompletionArgs),
+    /// Work with all that rl has
+    #[command(subcommand, arg_required_else_help = true)]
+    System(SystemCommand),
+    /// Print files for other programs
+    #[command(subcommand, arg_required_else_help = true)]
+    Generate(GenerateCommand),
+}
+
+/// The verbs of `rl system`.
+#[derive(Debug, clap::Subcommand)]
+pub enum SystemCommand {
+    /// Start the containers that are to run always, or unless they were stopped
+    Autostart(autostart::AutostartArgs),
+}
+
+/// The verbs of `rl generate`.
+#[derive(Debug, clap::Subcommand)]
+pub enum GenerateCommand {
+    /// Print a systemd unit that starts a container at every boot
+    Systemd(autostart::SystemdArgs),
+}
+
+/// The verbs of `rl container`.
+#[derive(Debug, clap::Subcommand)]
+pub enum ContainerCommand {
+    /// List containers
+    #[command(alias = "list", alias = "ps")]
+    Ls(ps::ListArgs),
+    /// Show everything about containers
+    Inspect(inspect::InspectArgs),
+    /// Show the processes of a container
+    Top(container::TopArgs),
+    /// Give a container another name
+    Rename(container::RenameArgs),
+    /// Remove all containers that do not run
+    Prune(container::PruneArgs),
 }
 
 /// The verbs of `rl image`.
@@ -162,10 +214,14 @@ fn version() -> Result<u8> {
 
 fn dispatch(cli: &Cli) -> Result<u8> {
     use Command as C;
+    use ContainerCommand as N;
     use ImageCommand as I;
+    use inspect::Kind;
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
+        C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
+        C::Generate(GenerateCommand::Systemd(args)) => autostart::systemd(args, &store()?),
         C::Create(args) => lifecycle::create(args, &store()?),
         C::Start(args) => lifecycle::start(args, &store()?),
         C::Stop(args) => lifecycle::stop(args, &store()?),
@@ -176,13 +232,20 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Attach(args) => lifecycle::attach(args, &store()?),
         C::Logs(args) => logs::logs(args, &store()?),
         C::Events(args) => events::events(args, &store()?),
+        C::Exec(args) => exec::exec(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),
         C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),
         C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
         C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
-        C::Inspect(args) | C::Image(I::Inspect(args)) => inspect::inspect(args, &store()?),
+        C::Inspect(args) => inspect::inspect(args, None, &store()?),
+        C::Image(I::Inspect(args)) => inspect::inspect(args, Some(Kind::Image), &store()?),
+        C::Container(N::Inspect(args)) => inspect::inspect(args, Some(Kind::Container), &store()?),
+        C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
+        C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
+        C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
+        C::Container(N::Prune(args)) => container::prune(args, &store()?),
         C::Version(args) => system::version(args),
         C::Info(args) => system::info(args, &store()?),
         C::Doctor(args) => doctor::doctor(args, &store()?),

@@ -103,6 +103,21 @@ fn functions(template: Template, over: Over) -> Template {
             Some(header) if !is_data => Ok(header.clone()),
             _ => Err(wrong("join needs a list and a separator")),
         })
+        // Stands for the method `.Label "x"` of docker's containers, see `ps`.
+        .func("label", move |args| {
+            let name = string(args, 1)?;
+            let text = match args.first() {
+                Some(Datum::Map(labels)) if is_data => {
+                    labels.get(name.as_str()).map(ToString::to_string)
+                }
+                _ if is_data => None,
+                _ => name
+                    .rsplit('.')
+                    .next()
+                    .map(|last| last.replace(['-', '_'], " ")),
+            };
+            Ok(Datum::String(text.unwrap_or_default().into()))
+        })
         .func("pad", move |args| {
             let text = string(args, 0)?;
             if !is_data || text.is_empty() {

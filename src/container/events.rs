@@ -37,10 +37,6 @@ pub enum Kind {
     Container,
     /// An image.
     Image,
-    /// A volume.
-    Volume,
-    /// A network.
-    Network,
 }
 
 impl Kind {
@@ -48,8 +44,6 @@ impl Kind {
         match self {
             Kind::Container => "container",
             Kind::Image => "image",
-            Kind::Volume => "volume",
-            Kind::Network => "network",
         }
     }
 }

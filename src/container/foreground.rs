@@ -17,9 +17,10 @@ use super::record::Record;
 use super::state::{self, State, Status};
 use super::{Machine, RunOptions, copy_root, order, write_new};
 use crate::error::Fail;
-use crate::stage::Order;
+use crate::spec::Process;
 use crate::stage::parent::{self, Launch, Running};
 use crate::sys;
+use crate::sys::process::Child;
 
 /// So many Ctrl-C kill a program that ignores them, as docker's command gives up then.
 const INTERRUPTS: u32 = 3;
@@ -40,13 +41,7 @@ pub fn run(
     let process = &order.spec.process;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let stdin = (!process.interactive).then(|| null.as_fd());
-    if process.tty && process.interactive && !sys::tty::is_terminal(&std::io::stdin()) {
-        return Err(
-            Fail::usage("-t needs a terminal, and standard input is none")
-                .hint("leave -t out: -i alone takes a pipe or a file")
-                .into(),
-        );
-    }
+    check_terminal(process)?;
     let (plan, helpers) = (&machine.plan, machine.helpers());
     let launch = Launch {
         order: &order,
@@ -58,7 +53,19 @@ pub fn run(
     let mut running = parent::start(&launch, say, &mut |root| {
         copy_root(record.store(), root, plan, helpers)
     })?;
-    let result = note(record, &running).and_then(|()| supervise(&mut running, &order, options));
+    let console = running.console.take();
+    let result = note(record, &running).and_then(|()| {
+        if let Some(path) = &options.pidfile {
+            write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
+        }
+        supervise(Attended {
+            child: &running.child,
+            console,
+            interactive: process.interactive,
+            sig_proxy: options.sig_proxy,
+            host: None,
+        })
+    });
     if result.is_err() {
         running.child.kill();
     }
@@ -88,16 +95,48 @@ fn note(record: &Record, running: &Running) -> Result<()> {
     written.map_err(|error| super::disk_error(error, &path))
 }
 
-fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Result<()> {
-    if let Some(path) = &options.pidfile {
-        write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
+/// A terminal needs one on our side.
+///
+/// # Errors
+/// `Usage` when it has none.
+pub fn check_terminal(process: &Process) -> Result<(), Fail> {
+    if process.tty && process.interactive && !sys::tty::is_terminal(&std::io::stdin()) {
+        return Err(
+            Fail::usage("-t needs a terminal, and standard input is none")
+                .hint("leave -t out: -i alone takes a pipe or a file"),
+        );
     }
-    let caller = Caller::here();
+    Ok(())
+}
+
+/// A program whose standard streams are the caller's.
+#[derive(Debug)]
+pub struct Attended<'a> {
+    /// The program's process, or its container's first.
+    pub child: &'a Child,
+    /// The other end of its terminal.
+    pub console: Option<OwnedFd>,
+    /// What is typed goes there.
+    pub interactive: bool,
+    /// Signals to this command go to the program.
+    pub sig_proxy: bool,
+    /// A process at whose end the program is killed.
+    pub host: Option<&'a OwnedFd>,
+}
+
+/// Passes signals and the terminal until the program ends; its exit status is still to be taken.
+///
+/// # Errors
+/// The system's.
+pub fn supervise(attended: Attended<'_>) -> Result<()> {
+    let child = attended.child;
     let signals = sys::signal::Queue::all()?;
     let stdin = std::io::stdin();
-    let interactive = order.spec.process.interactive;
-    let console = running.console.take();
+    let interactive = attended.interactive;
+    let caller = Caller::here();
+    let console = attended.console;
     let has_console = console.is_some();
+    let mut host = attended.host;
     // Undone when this returns, whatever happened.
     let _raw = if has_console && interactive {
         Some(sys::tty::Raw::enter(stdin.as_fd())?)
@@ -113,7 +152,12 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
     loop {
         let mut fds = vec![
             PollFd::new(&signals, PollFlags::IN),
-            PollFd::new(&running.child.pidfd, PollFlags::IN),
+            PollFd::new(&child.pidfd, PollFlags::IN),
+            // Nothing is asked of the program's own twice.
+            PollFd::new(
+                host.unwrap_or(&child.pidfd),
+                host.map_or(PollFlags::empty(), |_| PollFlags::IN),
+            ),
         ];
         if let Some(pump) = &pump {
             fds.push(PollFd::new(&pump.console, pump.console_events()));
@@ -125,7 +169,7 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
         let timeout = left.and_then(|left| Timespec::try_from(left).ok()); // ten seconds are no overflow
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(0) => {
-                running.child.kill();
+                child.kill();
                 deadline = None;
                 continue;
             }
@@ -155,22 +199,26 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
                         // A pid 1 without a handler does not notice Ctrl-C; who types it this often means it.
                         interrupts += 1;
                         if interrupts == INTERRUPTS {
-                            running.child.kill();
+                            child.kill();
                         }
                     }
-                    if options.sig_proxy && ours {
-                        running.child.signal(number)?;
+                    if attended.sig_proxy && ours {
+                        child.signal(number)?;
                     }
                 }
             }
         }
         if let Some(pump) = &mut pump {
-            if happened.get(2).is_some_and(|events| !events.is_empty()) {
-                gone |= pump.turn(happened[2])? == Outside::Gone;
-            }
             if happened.get(3).is_some_and(|events| !events.is_empty()) {
+                gone |= pump.turn(happened[3])? == Outside::Gone;
+            }
+            if happened.get(4).is_some_and(|events| !events.is_empty()) {
                 gone |= pump.read_input(&stdin)? == Outside::Gone;
             }
+        }
+        if host.is_some() && happened[2].contains(PollFlags::IN) {
+            host = None;
+            child.kill();
         }
         if !happened[1].is_empty() {
             if let Some(pump) = &mut pump {
@@ -181,8 +229,8 @@ fn supervise(running: &mut Running, order: &Order, options: &RunOptions) -> Resu
         if gone && deadline.is_none() {
             // Nobody sees or types any more: the terminal inside hangs up, too, and who does not care is killed.
             pump = None;
-            running.child.signal(libc::SIGHUP)?;
-            running.child.signal(libc::SIGCONT)?;
+            child.signal(libc::SIGHUP)?;
+            child.signal(libc::SIGCONT)?;
             deadline = Some(Instant::now() + AFTER_HANGUP);
         }
     }

@@ -1,15 +1,19 @@
 //! The life of a container: from a checked specification to an exit code.
 
 pub mod attach;
+pub mod describe;
 pub mod events;
+pub mod exec;
 pub mod follow;
 mod foreground;
 pub mod lifecycle;
 pub mod logs;
 pub mod monitor;
+pub mod processes;
 pub mod record;
 pub mod state;
 pub mod usage;
+pub mod view;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -61,7 +65,7 @@ pub fn create(
     for _ in 0..NAMES {
         match (Record::create(store, &spec), options.another_name) {
             (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => {
-                spec.name = another()
+                spec.name = another();
             }
             (made, _) => {
                 if made.is_ok() {

@@ -389,7 +389,7 @@ impl Monitor {
         });
         match made {
             Ok(listener) => {
-                self.listener = listener.set_nonblocking(true).is_ok().then_some(listener)
+                self.listener = listener.set_nonblocking(true).is_ok().then_some(listener);
             }
             Err(error) => self.tell(&Report::Say(format!(
                 "rl attach will not reach it: {error:#}"

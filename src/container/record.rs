@@ -185,6 +185,16 @@ impl Record {
         }
     }
 
+    /// The container with this full id, whether there is one or not.
+    #[cfg(test)]
+    #[must_use]
+    pub fn at(store: &Store, id: &str) -> Self {
+        Self {
+            store: store.clone(),
+            id: id.to_owned(),
+        }
+    }
+
     /// All containers, in no order.
     ///
     /// # Errors

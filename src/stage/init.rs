@@ -3,7 +3,6 @@
 //! It runs from a sealed mount of `rl`'s file, has one thread, and talks to nobody but [`super::parent`].
 //! With `--init` it stays: starts the program, passes signals on, reaps.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -11,10 +10,11 @@ use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
-use super::confine::{self, Groups, Identity};
-use super::{Order, ToHost, ToStage, rootfs, user};
-use crate::error::{self, Fail, Kind};
+use super::program::{self, Program};
+use super::{Order, ToHost, ToStage, confine, rootfs};
+use crate::error::{self, Fail};
 use crate::spec::{Namespace, Process, TimeOffsets};
 use crate::sys;
 use crate::sys::fs::Root;
@@ -70,18 +70,31 @@ impl Host {
         serde_json::from_slice(&message).context("reading a message")
     }
 
-    /// Whether the parent is still there to die with: in a pid namespace of its own a process cannot ask.
-    fn check_alive(&mut self) -> Result<()> {
-        let channel = self.channel()?;
-        let mut fds = [PollFd::new(channel, PollFlags::empty())];
-        let now = rustix::time::Timespec {
+    /// Dies with the host's side from now on. Becoming another user has undone what the start had set.
+    ///
+    /// # Errors
+    /// When the host's side is gone already.
+    pub fn tie(&self) -> Result<()> {
+        // A filter of the user's may refuse the call: the program then outlives a command that is killed.
+        let _ = sys::process::die_with_parent();
+        let Some(channel) = &self.channel else {
+            return Ok(());
+        };
+        let mut fds = [PollFd::new(channel, PollFlags::RDHUP)];
+        let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         match rustix::event::poll(&mut fds, Some(&now)) {
-            Ok(0) | Err(Errno::INTR) => Ok(()),
-            Ok(_) | Err(_) => Err(Fail::system("the parent is gone").into()),
+            Ok(1..) => Err(Fail::system("the parent is gone").into()),
+            // The same filter may refuse this call too.
+            Ok(0) | Err(_) => Ok(()),
         }
+    }
+
+    /// Closes the conversation: another process goes on with it.
+    pub fn leave(&mut self) {
+        self.channel = None;
     }
 
     fn channel(&mut self) -> Result<&mut Channel> {
@@ -96,7 +109,7 @@ impl Host {
                 ToStage::Mapped => self.mapped = true,
                 ToStage::NetworkReady => self.network_ready = true,
                 ToStage::RootMounted { path } => self.root = Some(path),
-                ToStage::Start(_) | ToStage::Work(_) => {
+                ToStage::Start(_) | ToStage::Work(_) | ToStage::Join(_) => {
                     return Err(Fail::system("a second order").into());
                 }
             }
@@ -161,7 +174,7 @@ fn run(host: &mut Host) -> Result<Exit> {
     } else {
         None
     };
-    let identity = who(&order, &root)?;
+    let who = program::who(&spec.process, order.only_ids, &root)?;
     make_cwd(&spec.process, &root)?;
     if spec.read_only {
         rootfs::execute(&[rootfs::Op::ProtectRoot], &root)?;
@@ -172,47 +185,23 @@ fn run(host: &mut Host) -> Result<Exit> {
     if order.wait_for_network {
         host.wait_until(|host| host.network_ready)?;
     }
-    let env = environment(&order, &identity);
-    let args = spec.process.args();
-    let program = Program {
-        path: find_program(&args[0], &env)?,
-        argv: c_strings(&args)?,
-        env: c_strings(&env)?,
-    };
+    let program = Program::find(spec, &program::environment(spec, &who))?;
     rustix::process::umask(Mode::from_raw_mode(spec.process.umask));
     if let Some(terminal) = &terminal {
         // With --init the program's own process takes the terminal; without, this one is the program's.
         if !spec.init {
             sys::tty::control(terminal.as_fd())?;
         }
-        take_stdio(terminal)?;
+        program::take_stdio(terminal)?;
     }
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(spec.process.preserve_fds).unwrap_or(0))?;
-    let ids = Identity {
-        uid: identity.user.uid,
-        gid: identity.user.gid,
-        groups: identity.groups.clone(),
-    };
-    confine::apply(&spec.confinement, &ids)?;
-    // A change of ids has taken it away (PR_SET_PDEATHSIG(2const)).
-    sys::process::die_with_parent(libc::SIGKILL)?;
-    host.check_alive()?;
+    confine::apply(&spec.confinement, &who.identity())?;
+    host.tie()?;
     if spec.init {
         return stay(host, &program, spec.process.tty);
     }
-    sys::process::reset_signals();
-    Err(not_started(
-        &program,
-        &sys::process::exec(&program.path, &program.argv, &program.env),
-    ))
-}
-
-/// What is executed.
-struct Program {
-    path: CString,
-    argv: Vec<CString>,
-    env: Vec<CString>,
+    Err(program.exec())
 }
 
 fn enter_time(offsets: TimeOffsets) -> Result<()> {
@@ -268,67 +257,12 @@ fn name_host(order: &Order) -> Result<()> {
     Ok(())
 }
 
+/// A new terminal from the container's own devpts; the host gets the other end.
 fn open_terminal(host: &mut Host, root: &Root) -> Result<OwnedFd> {
-    let doing = "opening a terminal";
-    let master = root
-        .open(Path::new("/dev/pts/ptmx"), OFlags::RDWR | OFlags::NOCTTY)
-        .context(doing)?;
-    sys::tty::unlock(master.as_fd()).context(doing)?;
-    let terminal = sys::tty::peer(master.as_fd()).context(doing)?;
+    let (master, terminal) = program::new_terminal(root)?;
     rootfs::bind_console(root, terminal.as_fd()).context("binding /dev/console")?;
     host.say(&ToHost::Console, Some(&master))?;
     Ok(terminal)
-}
-
-fn take_stdio(terminal: &OwnedFd) -> Result<()> {
-    let doing = "giving the program its terminal";
-    rustix::stdio::dup2_stdin(terminal).context(doing)?;
-    rustix::stdio::dup2_stdout(terminal).context(doing)?;
-    rustix::stdio::dup2_stderr(terminal).context(doing)
-}
-
-/// The program's user, and how its groups are set.
-struct Who {
-    user: user::User,
-    groups: Groups,
-}
-
-fn who(order: &Order, root: &Root) -> Result<Who> {
-    let process = &order.spec.process;
-    let passwd = rootfs::read_text(root, "/etc/passwd")?;
-    let group = rootfs::read_text(root, "/etc/group")?;
-    let mut user = user::resolve(&process.user, &passwd, &group)?;
-    let keep = process.groups.iter().any(|group| group == "keep-groups");
-    for wanted in process
-        .groups
-        .iter()
-        .filter(|group| *group != "keep-groups")
-    {
-        user.groups.push(user::group_id(wanted, &group)?);
-    }
-    if let Some((uid, gid)) = order.only_ids {
-        if user.uid != uid {
-            return Err(Fail::unsupported(format!(
-                "cannot run as user {} of the container: only one user id is available, {uid}",
-                user.uid
-            ))
-            .hint(format!("run as that one: -u {uid}"))
-            .hint("or get a range of ids: rl explain RL-S01")
-            .code("RL-S01")
-            .into());
-        }
-        user.gid = gid;
-        return Ok(Who {
-            user,
-            groups: Groups::Keep,
-        });
-    }
-    let groups = if keep {
-        Groups::Keep
-    } else {
-        Groups::Set(user.groups.clone())
-    };
-    Ok(Who { user, groups })
 }
 
 fn make_cwd(process: &Process, root: &Root) -> Result<()> {
@@ -353,109 +287,6 @@ fn enter_cwd(process: &Process) -> Result<()> {
         .with_context(|| format!("entering the working directory `{}`", process.cwd))
 }
 
-/// The program's environment: docker's defaults, then the image's and the user's; the last of a name wins.
-fn environment(order: &Order, who: &Who) -> Vec<String> {
-    let process = &order.spec.process;
-    let mut env =
-        vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    if process.tty {
-        env.push("TERM=xterm".to_owned());
-    }
-    env.push("container=rl".to_owned());
-    if let Some(name) = &order.spec.hostname {
-        env.push(format!("HOSTNAME={name}"));
-    }
-    env.push(format!("HOME={}", who.user.home));
-    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    for entry in &process.env {
-        let wanted = name(entry);
-        match env.iter_mut().find(|known| name(known) == wanted) {
-            Some(known) => known.clone_from(entry),
-            None => env.push(entry.clone()),
-        }
-    }
-    env
-}
-
-fn c_strings(words: &[String]) -> Result<Vec<CString>> {
-    words
-        .iter()
-        .map(|word| CString::new(word.as_str()).context("a NUL byte in an argument"))
-        .collect()
-}
-
-/// The file that `name` means, searched in the container's `PATH`, as execvp(3) does.
-fn find_program(name: &str, env: &[String]) -> Result<CString> {
-    let not_found = |message: String| -> anyhow::Error {
-        Fail::new(Kind::CommandNotFound, message)
-            .hint("check the spelling, and that the image contains it")
-            .into()
-    };
-    if name.is_empty() {
-        return Err(not_found("the command is empty".to_owned()));
-    }
-    if name.contains('/') {
-        return match rustix::fs::access(name, rustix::fs::Access::EXISTS) {
-            Err(Errno::NOENT | Errno::NOTDIR) => Err(not_found(format!(
-                "`{name}` does not exist in the container"
-            ))),
-            Ok(()) | Err(_) => Ok(CString::new(name)?),
-        };
-    }
-    let path = env
-        .iter()
-        .find_map(|entry| entry.strip_prefix("PATH="))
-        .unwrap_or_default();
-    let mut denied = None;
-    for dir in path.split(':') {
-        let candidate = if dir.is_empty() {
-            format!("./{name}")
-        } else {
-            format!("{dir}/{name}")
-        };
-        let is_file = rustix::fs::stat(candidate.as_str()).is_ok_and(|stat| {
-            rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory
-        });
-        if !is_file {
-            continue;
-        }
-        if rustix::fs::access(candidate.as_str(), rustix::fs::Access::EXEC_OK).is_ok() {
-            return Ok(CString::new(candidate)?);
-        }
-        denied.get_or_insert(candidate);
-    }
-    match denied {
-        Some(path) => Err(
-            Fail::new(Kind::NotExecutable, format!("`{path}` is not executable"))
-                .hint("chmod +x it in the image")
-                .into(),
-        ),
-        None => Err(not_found(format!(
-            "`{name}` was not found in the container's PATH ({path})"
-        ))),
-    }
-}
-
-fn not_started(program: &Program, error: &sys::Error) -> anyhow::Error {
-    let shown = program.path.to_string_lossy().into_owned();
-    let fail = match error.errno {
-        Errno::NOENT => Fail::new(Kind::CommandNotFound, format!("cannot execute `{shown}`: its interpreter is not in the container"))
-            .hint("a script's first line (#!) or the program's dynamic loader names a file that the image does not have"),
-        Errno::ACCESS if rustix::fs::stat(shown.as_str()).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory) => {
-            Fail::new(Kind::NotExecutable, format!("`{shown}` is a directory"))
-        }
-        Errno::ACCESS | Errno::PERM => Fail::new(Kind::NotExecutable, format!("`{shown}` is not executable"))
-            .hint("chmod +x it, and check that its file system is not mounted noexec"),
-        Errno::NOEXEC => Fail::new(Kind::NotExecutable, format!("`{shown}` is not a program this machine can run"))
-            .hint(format!("this machine is {}; is the image for another processor? --platform chooses", std::env::consts::ARCH))
-            .hint("a script needs a first line such as #!/bin/sh")
-            .code("RL-I02"),
-        Errno::TOOBIG => Fail::new(Kind::NotExecutable, "arguments and environment are too long for the kernel"),
-        errno => Fail::new(Kind::NotExecutable, format!("cannot execute `{shown}` ({errno})")),
-    };
-    anyhow::Error::from(error.clone()).context(fail)
-}
-
 /// `--init`: starts the program, passes signals on, reaps what is left to pid 1, ends when the program ends.
 fn stay(host: &mut Host, program: &Program, tty: bool) -> Result<Exit> {
     let signals = sys::signal::Queue::all()?;
@@ -463,11 +294,7 @@ fn stay(host: &mut Host, program: &Program, tty: bool) -> Result<Exit> {
         if tty {
             sys::tty::control(std::io::stdin().as_fd())?;
         }
-        sys::process::reset_signals();
-        return Err(not_started(
-            program,
-            &sys::process::exec(&program.path, &program.argv, &program.env),
-        ));
+        return Err(program.exec());
     };
     // The conversation ends when the program runs: only the child may keep it open until then.
     host.channel = None;

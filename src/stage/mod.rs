@@ -15,12 +15,16 @@
 //!     │◀── Failed(what, why, remedy)                the user's program
 //! ```
 //!
+//! `rl exec` has the same conversation with a process that goes into a running container: [`join`].
+//!
 //! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
 pub mod confine;
 pub mod init;
 pub mod job;
+pub mod join;
 pub mod parent;
+pub mod program;
 pub mod rootfs;
 pub mod seccomp;
 pub mod user;
@@ -115,11 +119,24 @@ pub struct Order {
     pub wait_for_network: bool,
 }
 
+/// What a process that goes into a running container has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Visit {
+    /// What the container is, with this program in place of its own.
+    pub spec: ContainerSpec,
+    /// As [`Order::only_ids`].
+    pub only_ids: Option<(u32, u32)>,
+    /// Nobody waits for the program: it becomes a child of the container's pid 1.
+    pub detached: bool,
+}
+
 /// What the host side says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToStage {
     /// What to build.
     Start(Box<Order>),
+    /// Which program to run in the container that was joined.
+    Join(Box<Visit>),
     /// Which work to do.
     Work(Box<Job>),
     /// The ids are mapped.

@@ -12,13 +12,13 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::init::socket_number;
-use super::{Driver, Job, Order, RootPlan, ToHost, ToStage};
+use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan, find_program};
 use crate::net::{self, Chosen, Uplink};
 use crate::spec::Namespace;
 use crate::sys;
-use crate::sys::process::{Child, Sealed, Tied};
+use crate::sys::process::{Child, Enter, Sealed, Tied};
 use crate::sys::socket::Channel;
 
 /// The word after the program's name that makes it pid 1 of a container. Not for people.
@@ -83,7 +83,7 @@ pub fn start(
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let child = clone(&Sealed {
         namespaces: flags(launch),
-        join: &[],
+        enter: None,
         argv: &argv,
         // What the program sees of its first environment is `/proc/1/environ`: nothing of the caller's.
         env: &[],
@@ -153,6 +153,104 @@ fn bring_up(
     }
 }
 
+/// The word that makes it go into a running container. Not for people.
+pub const JOIN: &str = "__join";
+
+/// The namespaces of a container that are not ours.
+#[derive(Debug)]
+pub struct Inside {
+    user: OwnedFd,
+    others: Vec<OwnedFd>,
+}
+
+impl Inside {
+    /// Those of the process `pid`, which the caller holds a pidfd of: when that says afterwards that the process
+    /// still lives, these are its own. What it shares with us is left out: joining it needs rights over it.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of(pid: i32) -> Result<Self> {
+        let open = |kind: &str| -> Result<Option<OwnedFd>> {
+            let path = format!("/proc/{pid}/ns/{kind}");
+            let theirs = match sys::fs::open_trusted(Path::new(&path), OFlags::RDONLY) {
+                // KERNEL(5.6): there are no time namespaces before.
+                Err(error) if error.errno == Errno::NOENT && kind == "time" => return Ok(None),
+                opened => opened?,
+            };
+            let there = rustix::fs::fstat(&theirs).with_context(|| format!("looking at {path}"))?;
+            let ours = format!("/proc/self/ns/{kind}");
+            let here =
+                rustix::fs::stat(ours.as_str()).with_context(|| format!("looking at {ours}"))?;
+            let same = (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino);
+            Ok((!same).then_some(theirs))
+        };
+        let mut others = Vec::new();
+        for kind in ["mnt", "net", "ipc", "uts", "cgroup", "time", "pid"] {
+            others.extend(open(kind)?);
+        }
+        let user = open("user")?
+            .ok_or_else(|| Fail::system("the container has no user namespace of its own"))?;
+        Ok(Self { user, others })
+    }
+}
+
+/// Starts a program in a running container and returns when it runs. The second value is the other end of its
+/// terminal. A detached one has no terminal, and what is returned has ended by then or is about to.
+///
+/// # Errors
+/// What kept it from starting; nothing of it is left then.
+pub fn join(
+    visit: Visit,
+    inside: &Inside,
+    stdio: [Option<BorrowedFd<'_>>; 3],
+) -> Result<(Child, Option<OwnedFd>)> {
+    let spec = &visit.spec;
+    let title =
+        CString::new(format!("rl:[exec] {}", spec.name)).context("a name with a NUL byte")?;
+    let socket_at = socket_number(spec.process.preserve_fds);
+    let argv = words(title, JOIN, socket_at);
+    let (mut here, there) = Channel::pair().context("making a socket pair")?;
+    let others: Vec<BorrowedFd<'_>> = inside.others.iter().map(|fd| fd.as_fd()).collect();
+    let child = sys::process::spawn_sealed(&Sealed {
+        namespaces: 0,
+        enter: Some(Enter {
+            user: inside.user.as_fd(),
+            others: &others,
+        }),
+        argv: &argv,
+        // As for pid 1: the program's first environment is nothing of the caller's.
+        env: &[],
+        socket: there.as_fd(),
+        socket_at,
+        stdio,
+        die_with_parent: !visit.detached,
+    })?;
+    drop(there);
+    let started = || -> Result<Option<OwnedFd>> {
+        send(&mut here, &ToStage::Join(Box::new(visit)))?;
+        let mut console = None;
+        while let Some((message, fd)) = here.receive().context("listening to the process")? {
+            match parse(&message)? {
+                ToHost::Console => console = fd,
+                ToHost::Failed(fail) => return Err(fail.into()),
+                ToHost::OverlayRefused { .. } | ToHost::Notice(_) | ToHost::Done(_) => {
+                    return Err(Fail::system("a joining process answered as another").into());
+                }
+            }
+        }
+        Ok(console)
+    };
+    match started() {
+        Ok(console) => Ok((child, console)),
+        Err(error) => {
+            let error = last_words(&mut here).unwrap_or(error);
+            child.kill();
+            child.wait()?;
+            Err(error)
+        }
+    }
+}
+
 /// Runs a job to its end and returns its answer. `title` is for `ps`.
 ///
 /// # Errors
@@ -163,7 +261,7 @@ pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Res
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let child = clone(&Sealed {
         namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
-        join: &[],
+        enter: None,
         argv: &argv,
         // Logins, proxies, certificates and the terminal are named there.
         env: &variables(),

@@ -146,6 +146,12 @@ fn child(answer: i64, pidfd: RawFd) -> std::result::Result<Option<Child>, Errno>
     Ok(Some(Child { pid, pidfd }))
 }
 
+/// setns(2), of whatever kind the namespace is.
+fn join(namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    // SAFETY: setns takes plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) }).map(|_| ())
+}
+
 /// clone3(2) in the manner of fork, with a pidfd. Returns `None` in the child.
 fn clone_like_fork(flags: u64) -> std::result::Result<Option<Child>, Errno> {
     let mut pidfd: RawFd = -1;
@@ -158,7 +164,12 @@ fn clone_like_fork(flags: u64) -> std::result::Result<Option<Child>, Errno> {
         pidfd: ptr::from_mut(&mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling takes over what this process itself has; the kernel accepts nothing else (clone(2)).
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 {
+            libc::SIGCHLD as u64
+        } else {
+            0
+        },
         stack: 0,
         stack_size: 0,
         tls: 0,
@@ -183,8 +194,8 @@ fn clone_like_fork(flags: u64) -> std::result::Result<Option<Child>, Errno> {
 pub struct Sealed<'a> {
     /// `CLONE_NEW*` flags.
     pub namespaces: i32,
-    /// Namespaces to join first, in this order; a user namespace comes first.
-    pub join: &'a [BorrowedFd<'a>],
+    /// The namespaces of a running container that it goes into.
+    pub enter: Option<Enter<'a>>,
     /// The words; the first is the title that `ps` shows.
     pub argv: &'a [CString],
     /// `NAME=value`: its whole environment.
@@ -199,14 +210,28 @@ pub struct Sealed<'a> {
     pub die_with_parent: bool,
 }
 
+/// Namespaces that exist already, as files of `/proc/PID/ns`.
+#[derive(Debug)]
+pub struct Enter<'a> {
+    /// The user namespace: it is joined first, and gives the right to join the others.
+    pub user: BorrowedFd<'a>,
+    /// The others, the mount namespace among them.
+    pub others: &'a [BorrowedFd<'a>],
+}
+
 /// Starts this program anew in new namespaces, from a read-only mount of its own file.
 ///
 /// The file is cloned as a detached, read-only mount in the new mount namespace and executed from there, so
 /// that nothing that ever runs inside can write to it through `/proc/PID/exe` (CVE-2019-5736). Where the
 /// kernel cannot do that, the start is from a sealed copy in memory.
 ///
+/// With [`Sealed::enter`] a guide goes first: it makes that mount in a copy of the host's mount namespace, which is
+/// the container's file system only afterwards, joins the rest, and clones the process as its own sibling: a child
+/// of the caller's with a number in the container's pid namespace. The guide then ends.
+///
 /// # Errors
-/// clone3(2)'s. What fails in the child comes as a message of 4 bytes, the errno, after which it exits with 125.
+/// clone3(2)'s, and setns(2)'s of the guide. What fails in the child comes as a message of 4 bytes, the errno,
+/// after which it exits with 125.
 pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
     let exe = std::fs::read_link("/proc/self/exe")
         .ok()
@@ -240,11 +265,14 @@ pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
         argv: &argv,
         parent: rustix::process::getpid().as_raw_nonzero().get(),
     };
+    if let Some(enter) = &sealed.enter {
+        return plan.send_guide(enter);
+    }
     #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
     let flags = sealed.namespaces as u64;
     match clone_like_fork(flags) {
         Ok(Some(child)) => Ok(child),
-        Ok(None) => plan.run(),
+        Ok(None) => plan.run(None),
         Err(errno) => Err(Error::new(
             format!("clone3({})", flag_names(sealed.namespaces)),
             errno,
@@ -264,8 +292,66 @@ struct ChildPlan<'a> {
 }
 
 impl ChildPlan<'_> {
-    fn run(&self) -> ! {
-        let errno = match self.start() {
+    /// The caller's side of a guide: learns from it who the process is that it has cloned.
+    fn send_guide(&self, enter: &Enter<'_>) -> Result<Child> {
+        let failed = |call: &str| {
+            let call = call.to_owned();
+            move |errno| Error::new(call, errno)
+        };
+        let (news, tell) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("pipe2()"))?;
+        let Some(guide) = clone_like_fork(0).map_err(failed("clone3()"))? else {
+            let answer = match self.guide(enter) {
+                Ok(pid) => pid,
+                Err(errno) => -errno.raw_os_error(),
+            };
+            let bytes = answer.to_ne_bytes();
+            // SAFETY: `bytes` lives across the call; the descriptor is open.
+            unsafe { libc::write(tell.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+            exit_now(0)
+        };
+        drop(tell);
+        let mut bytes = [0_u8; 4];
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(&news, &mut bytes));
+        guide.wait()?;
+        if length.map_err(failed("read(pipe)"))? != bytes.len() {
+            return Err(Error::new("setns()", Errno::SRCH)); // it was killed
+        }
+        let answer = i32::from_ne_bytes(bytes);
+        let Some(pid) = Pid::from_raw(answer).filter(|_| answer > 0) else {
+            let errno = Errno::from_raw_os_error(answer.saturating_neg());
+            return Err(Error::new("setns()", errno));
+        };
+        // Our own child: its number is nobody else's before we have waited for it.
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .map_err(failed("pidfd_open()"))?;
+        Ok(Child { pid, pidfd })
+    }
+
+    /// Joins, clones, and returns the clone's number; in the clone it does not return.
+    fn guide(&self, enter: &Enter<'_>) -> std::result::Result<i32, Errno> {
+        // What runs inside may be root over the user namespace that is joined next. Until the exec, which
+        // brings new memory, this process has the host's files and the caller's memory: nobody may look into it.
+        // SAFETY: prctl with plain numbers.
+        check(i64::from(unsafe {
+            libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0)
+        }))?;
+        join(enter.user)?;
+        // SAFETY: unshare with plain numbers.
+        check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
+        let file = self.sealed_mount().or_else(|_| sealed_copy())?;
+        for namespace in enter.others {
+            join(*namespace)?;
+        }
+        #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
+        match clone_like_fork(libc::CLONE_PARENT as u64)? {
+            Some(child) => Ok(child.pid.as_raw_nonzero().get()),
+            None => self.run(Some(file)),
+        }
+    }
+
+    fn run(&self, file: Option<RawFd>) -> ! {
+        let errno = match self.start(file) {
             Ok(never) => match never {},
             Err(errno) => errno.raw_os_error(),
         };
@@ -273,11 +359,8 @@ impl ChildPlan<'_> {
         exit_now(125)
     }
 
-    fn start(&self) -> std::result::Result<std::convert::Infallible, Errno> {
-        for namespace in self.sealed.join {
-            // SAFETY: setns takes plain numbers.
-            check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) })?;
-        }
+    /// `file` is the sealed program, where it has been made already.
+    fn start(&self, file: Option<RawFd>) -> std::result::Result<std::convert::Infallible, Errno> {
         if self.sealed.die_with_parent {
             // SAFETY: prctl with plain numbers.
             check(i64::from(unsafe {
@@ -291,7 +374,10 @@ impl ChildPlan<'_> {
             }
         }
         keep_capabilities_over_exec()?;
-        let file = self.sealed_mount().or_else(|_| sealed_copy())?;
+        let file = match file {
+            Some(file) => file,
+            None => self.sealed_mount().or_else(|_| sealed_copy())?,
+        };
         for (to, from) in (0..).zip(&self.sealed.stdio) {
             if let Some(from) = from {
                 // SAFETY: dup2 takes plain numbers; 0 to 2 are nobody's `OwnedFd` here.
@@ -519,8 +605,7 @@ fn start_tied(
     parent: i32,
 ) -> std::result::Result<(), Errno> {
     for namespace in tied.join {
-        // SAFETY: setns takes plain numbers.
-        check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) })?;
+        join(*namespace)?;
     }
     if tied.own_mounts {
         // SAFETY: unshare with plain numbers.
@@ -780,6 +865,15 @@ pub fn reset_signals() {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, ptr::from_ref(&none), ptr::null_mut()) };
 }
 
+/// prctl(2) `PR_SET_PDEATHSIG`: this process is killed when its parent dies. A change of ids undoes it.
+///
+/// # Errors
+/// Those of prctl(2).
+pub fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|errno| Error::new("prctl(PR_SET_PDEATHSIG, SIGKILL)", errno))
+}
+
 /// unshare(2) of a process with one thread.
 ///
 /// # Errors
@@ -803,20 +897,6 @@ pub fn setns(namespace: BorrowedFd<'_>, kind: i32) -> Result<()> {
     })) {
         Ok(_) => Ok(()),
         Err(errno) => Err(Error::new(format!("setns({})", flag_names(kind)), errno)),
-    }
-}
-
-/// Gets `signal` when the parent dies. Source: PR_SET_PDEATHSIG(2const).
-///
-/// # Errors
-/// The kernel's.
-pub fn die_with_parent(signal: i32) -> Result<()> {
-    // SAFETY: prctl with plain numbers.
-    match check(i64::from(unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0)
-    })) {
-        Ok(_) => Ok(()),
-        Err(errno) => Err(Error::new("prctl(PR_SET_PDEATHSIG)", errno)),
     }
 }
 

@@ -26,17 +26,24 @@ fn a_detached_containers_output_is_kept_and_its_streams_stay_apart() {
 #[test]
 fn following_shows_every_line_of_a_container_that_floods_a_rotated_log() {
     let home = Home::with_busybox();
-    home.rl("run -d --name flood --log-opt max-size=200k --log-opt max-file=2 busybox sh -c")
-        .arg("read -t 2 _ < /dev/zero; seq 1 50000; echo end")
+    let signs = home.dir("signs");
+    home.rl("run -d --name flood --log-opt max-size=200k --log-opt max-file=2")
+        .arg("-v")
+        .arg(format!("{}:/signs", signs.display()))
+        .args(["busybox", "sh", "-c"])
+        .arg("echo 0; until [ -e /signs/go ]; do sleep 0.1; done; seq 1 50000; echo end")
         .ok();
-    let output = home.rl("logs -f flood").ok();
-    let expected: Vec<String> = (1..=50_000)
+    let mut follower = home.rl("logs -f flood").spawn();
+    follower.wait_for_stdout("0");
+    std::fs::write(signs.join("go"), "").unwrap();
+    let output = follower.wait().code(0);
+    let expected: Vec<String> = (0..=50_000)
         .map(|number| number.to_string())
         .chain(["end".to_owned()])
         .collect();
     let seen: Vec<&str> = output.stdout.lines().collect();
     let first = seen.first().and_then(|line| line.parse::<usize>().ok());
-    assert_eq!(first, Some(1), "{}", output.stderr);
+    assert_eq!(first, Some(0), "{}", output.stderr);
     assert!(seen == expected, "{} lines", seen.len());
     home.rl("rm -f flood").ok();
 }

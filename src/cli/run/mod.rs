@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-pub use spec::{Environment, spec};
+pub use spec::{Environment, spec, variables};
 
 use super::image::{self, PullOptions};
 use super::progress::say;
@@ -67,7 +67,10 @@ pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
 }
 
 /// The world as it is.
-fn environment() -> Result<Environment<'static>> {
+///
+/// # Errors
+/// When the working directory is gone.
+pub fn environment() -> Result<Environment<'static>> {
     Ok(Environment {
         variables: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -121,7 +124,8 @@ fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result
 }
 
 /// One entry for each variable, the last one given; an entry without `=` takes the variable away.
-fn settled(env: Vec<String>) -> Vec<String> {
+#[must_use]
+pub fn settled(env: Vec<String>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::with_capacity(env.len());
     for entry in env {
         let name = entry

@@ -230,7 +230,7 @@ fn process(
     Ok(Process {
         entrypoint: args.entrypoint.as_deref().map(entrypoint).transpose()?,
         command,
-        env: variables(args, environment)?,
+        env: variables(&args.env_file, &args.env, environment)?,
         cwd: args.workdir.clone().unwrap_or_default(),
         user: args.user.clone().unwrap_or_default(),
         groups: args.group_add.clone(),
@@ -256,9 +256,16 @@ fn entrypoint(text: &str) -> Result<Vec<String>, Fail> {
 
 /// Files first, then `-e`, so that `-e` wins. An entry without `=` takes a variable of the image away,
 /// as in docker when the caller has none of that name.
-fn variables(args: &RunArgs, environment: &Environment<'_>) -> Result<Vec<String>, Fail> {
+///
+/// # Errors
+/// A file that cannot be read, or a variable without a name.
+pub fn variables(
+    files: &[PathBuf],
+    given: &[String],
+    environment: &Environment<'_>,
+) -> Result<Vec<String>, Fail> {
     let mut env = Vec::new();
-    for path in &args.env_file {
+    for path in files {
         let text = environment.text("--env-file", path)?;
         for (name, value) in file_lines(&path.display().to_string(), &text)? {
             if let Some(value) = value.as_deref().or_else(|| environment.variable(&name)) {
@@ -266,7 +273,7 @@ fn variables(args: &RunArgs, environment: &Environment<'_>) -> Result<Vec<String
             }
         }
     }
-    for text in &args.env {
+    for text in given {
         match text.split_once('=') {
             Some(("", _)) => {
                 return Err(Fail::usage(format!(

@@ -70,6 +70,12 @@ impl Writer {
             writer
                 .end_torn_line()
                 .with_context(|| format!("reading `{}`", path.display()))?;
+            // What a reader has kept longer than the last run.
+            let mut oldest = writer.max_files;
+            while super::path(dir, oldest).exists() {
+                oldest += 1;
+            }
+            writer.trim(oldest);
         }
         Ok(writer)
     }
@@ -112,7 +118,7 @@ impl Writer {
     }
 
     /// How many records the disk has not taken and the log does not tell of yet.
-    #[must_use]
+    #[cfg(test)]
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -282,6 +288,14 @@ impl Writer {
             }
         }
         self.file = None;
+        self.trim(oldest);
+        if let Err(error) = self.open_file() {
+            self.reason = reason(&error);
+        }
+    }
+
+    /// Deletes what is too old, down from `oldest`.
+    fn trim(&self, oldest: u32) {
         let most_kept = (KEPT_BYTES / self.max_size.unwrap_or(1)).clamp(1, KEPT_FILES);
         let last = u64::from(self.max_files) + most_kept;
         for number in (self.max_files..=oldest).rev() {
@@ -294,9 +308,6 @@ impl Writer {
                 break;
             }
             let _ = std::fs::remove_file(&path); // the next rotation tries again
-        }
-        if let Err(error) = self.open_file() {
-            self.reason = reason(&error);
         }
     }
 }
