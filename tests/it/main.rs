@@ -32,6 +32,7 @@ mod network;
 mod ps;
 mod run;
 mod security;
+mod survive;
 mod terminal;
 mod tidy;
 
