@@ -1,7 +1,7 @@
 //! One container on disk: its directory, its name, the lock that says it is alive. See `paths` for the drawing.
 //!
 //! Who holds `containers/ID/lock` is the container's owner: the monitor, or the command in whose foreground it
-//! runs. Waiting for a container means waiting for that lock.
+//! runs. Waiting for a container means waiting for that process: the next one may have the lock at once.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -277,19 +277,6 @@ impl Record {
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(error)) => Err(error).context("locking a container"),
         }
-    }
-
-    /// Waits for the lock: until the container's owner is gone.
-    ///
-    /// # Errors
-    /// The system's; `NotFound` when the container goes meanwhile.
-    pub fn lock(&self) -> Result<Lock> {
-        let file = self.lock_file()?;
-        file.lock().context("waiting for a container")?;
-        if !self.dir().exists() {
-            return Err(self.gone().into());
-        }
-        Ok(Lock { file })
     }
 
     fn lock_file(&self) -> Result<File> {
