@@ -10,12 +10,14 @@ use super::output;
 use super::progress::say;
 use super::run::{RunArgs, another_name, life, made};
 use crate::container::lifecycle::{self, Force, Start, Volumes};
-use crate::container::record::Record;
+use crate::container::record::{self, Record};
 use crate::container::state::Status;
 use crate::container::watch::{self, Left, Watch};
 use crate::container::{self, RunOptions};
 use crate::error::Fail;
+use crate::idmap::{self, Available};
 use crate::paths::Store;
+use crate::spec::UserNs;
 use crate::sys;
 
 /// Containers by name or id.
@@ -120,11 +122,24 @@ fn announce(line: &str) {
     say(&format!("rl: {line}"));
 }
 
+/// What earlier commands could not finish because they were killed.
+fn sweep(store: &Store) {
+    if !record::wants_sweep(store) {
+        return;
+    }
+    let available = Available::probe();
+    // Where ids cannot be mapped, the next command may do better.
+    if let Ok((plan, _)) = idmap::plan(&UserNs::Auto, &available) {
+        record::sweep(store, &plan, available.helpers.as_ref().ok());
+    }
+}
+
 /// `rl run` of what has a monitor: with `-d` prints the id, else shows the output until the program ends.
 ///
 /// # Errors
 /// What keeps it from starting.
 pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
+    sweep(store);
     let mut spec = made(args, store)?;
     spec.detached = true;
     let options = RunOptions {
@@ -179,6 +194,7 @@ fn left(left: Left) -> Result<u8> {
 /// # Errors
 /// What is wrong with it.
 pub fn create(args: &RunArgs, store: &Store) -> Result<u8> {
+    sweep(store);
     let mut spec = made(args, store)?;
     spec.detached = true;
     let id = spec.id.clone();
@@ -295,6 +311,7 @@ pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
     } else {
         Volumes::Keep
     };
+    sweep(store);
     let mut failures = Vec::new();
     for name in &args.names.containers {
         let removed = match Record::find(store, name) {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! kind (1 byte) · length (4 bytes, native order) · body
-//! to the monitor:    I input · E end of input · S size (rows, columns: 2 × u16) · X stay ended
+//! to the monitor:    I input · E end of input · S size (rows, columns: 2 × u16) · X stay ended · D die
+//!                    W wait: no output, only the exit code
 //! from the monitor:  O standard output · R standard error · C exit code (1 byte) · K done
 //! ```
 
@@ -25,6 +26,10 @@ pub enum Kind {
     Size,
     /// The user wants it to stay ended: no restart. Answered by [`Kind::Done`].
     StayEnded,
+    /// As [`Kind::StayEnded`], and the program is killed.
+    Die,
+    /// This watcher wants the exit code and no output.
+    Wait,
     /// Bytes of its standard output.
     Output,
     /// Bytes of its standard error.
@@ -35,11 +40,13 @@ pub enum Kind {
     Done,
 }
 
-const KINDS: [(u8, Kind); 8] = [
+const KINDS: [(u8, Kind); 10] = [
     (b'I', Kind::Input),
     (b'E', Kind::EndOfInput),
     (b'S', Kind::Size),
     (b'X', Kind::StayEnded),
+    (b'D', Kind::Die),
+    (b'W', Kind::Wait),
     (b'O', Kind::Output),
     (b'R', Kind::Error),
     (b'C', Kind::Exit),

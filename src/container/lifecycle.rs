@@ -23,6 +23,12 @@ use crate::paths;
 use crate::spec::{ContainerSpec, MountSource, UserNs};
 use crate::sys;
 
+/// When to look again whether a command that is starting or ending a container is through: there is no event for it.
+const SOON: Duration = Duration::from_millis(5);
+
+/// How long such a command may take. Starting takes a second on a machine that is very busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What was found when a container was to be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -48,8 +54,8 @@ pub fn start(
         if matches!(record.state()?.status, Status::Running | Status::Restarting) {
             return Ok(Start::Running);
         }
-        // Somebody is about to start or has just ended it: the next look says which.
-        drop(record.lock()?);
+        // Somebody starts it or has just ended it. Waiting for the lock could mean waiting for its end.
+        std::thread::sleep(SOON);
     };
     start_locked(record, &lock, watcher, say).map(|()| Start::Done)
 }
@@ -74,20 +80,18 @@ pub fn start_locked(
 /// # Errors
 /// The system's.
 pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> Result<()> {
-    let state = record.state()?;
-    if state.status == Status::Restarting {
-        return stay_ended(record);
-    }
-    let Some((state, process)) = running(state) else {
+    if !matches!(record.state()?.status, Status::Running | Status::Restarting) {
         return Ok(());
+    }
+    // First, so that what is looked at afterwards is its last process.
+    ask(record, Kind::StayEnded)?;
+    let Some((_, process)) = found(record)?.and_then(running) else {
+        return settle(record);
     };
     let spec = record.spec()?;
     let signal = signal
         .or_else(|| sys::signal::number(&spec.stop_signal))
         .unwrap_or(libc::SIGTERM);
-    if state.owner.is_some() {
-        stay_ended(record)?;
-    }
     emit(
         record.store(),
         &Event::container("kill", &spec).with("signal", &signal),
@@ -143,29 +147,50 @@ fn ended_within(process: &OwnedFd, timeout: Option<Duration>) -> Result<bool> {
     }
 }
 
-/// Tells the monitor that no restart is wanted. A container without one has nobody who would restart it.
-fn stay_ended(record: &Record) -> Result<()> {
+/// Tells the monitor that no restart is wanted, or more, and waits until it has understood. False when there is
+/// none: nobody restarts it then.
+fn ask(record: &Record, what: Kind) -> Result<bool> {
     let Ok(stream) = UnixStream::connect(paths::monitor_socket(&record.id)?) else {
-        return Ok(());
+        return Ok(false);
     };
     let mut peer = Peer::new(stream).context("talking to the monitor")?;
-    if peer.say(Kind::StayEnded, &[]).is_err() {
-        return Ok(());
+    // Without output, which could be much.
+    if peer.say(Kind::Wait, &[]).is_err() || peer.say(what, &[]).is_err() {
+        return Ok(false);
     }
-    let mut done = false;
-    while !done {
+    // A monitor that ends meanwhile restarts nothing either.
+    listen(&mut peer, Kind::Done).map(|_| true)
+}
+
+/// Waits until the monitor says `what`, and returns the first byte of it; `None` when it ends before.
+fn listen(peer: &mut Peer, what: Kind) -> Result<Option<u8>> {
+    loop {
         let mut fds = [PollFd::new(&peer.stream, PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(sys::Error::new("poll(monitor)", errno).into()),
         }
+        let mut said = None;
         let open = peer
-            .receive(|kind, _| done |= kind == Kind::Done)
+            .receive(|kind, body| {
+                if kind == what {
+                    said = Some(body.first().copied().unwrap_or_default());
+                }
+            })
             .context("listening to the monitor")?;
-        // A monitor that ends meanwhile restarts nothing either.
-        done |= !open;
+        if said.is_some() || !open {
+            return Ok(said);
+        }
     }
-    Ok(())
+}
+
+/// The state; `None` when the container is gone.
+fn found(record: &Record) -> Result<Option<State>> {
+    match record.state() {
+        Ok(state) => Ok(Some(state)),
+        Err(_) if !record.dir().exists() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sends a signal to the program. One that is meant to end it cancels restarts, as in docker.
@@ -174,7 +199,7 @@ fn stay_ended(record: &Record) -> Result<()> {
 /// `Conflict` when it does not run.
 pub fn kill(record: &Record, signal: i32) -> Result<()> {
     let spec = record.spec()?;
-    let Some((_, process)) = running(record.state()?) else {
+    let Some((_, mut process)) = running(record.state()?) else {
         return Err(
             Fail::conflict(format!("container `{}` is not running", spec.name))
                 .hint(format!("rl start {}", spec.name))
@@ -183,7 +208,12 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
     };
     let stop = sys::signal::number(&spec.stop_signal).unwrap_or(libc::SIGTERM);
     if signal == libc::SIGKILL || signal == stop {
-        stay_ended(record)?;
+        ask(record, Kind::StayEnded)?;
+        // It may have been restarted since: now it cannot be any more.
+        match found(record)?.and_then(running) {
+            Some((_, last)) => process = last,
+            None => return settle(record),
+        }
     }
     emit(
         record.store(),
@@ -202,15 +232,20 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
 /// # Errors
 /// `NotFound` when it is removed meanwhile.
 pub fn wait(record: &Record) -> Result<u8> {
-    let state = record.state()?;
-    if let Some((_, process)) = running(state) {
-        ended_within(&process, None)?;
-    }
-    // Its owner writes the code down before it lets go, or starts it again.
     loop {
         let state = record.state()?;
-        if state.status != Status::Running || running(state.clone()).is_some() {
+        if !matches!(state.status, Status::Running | Status::Restarting) {
             return Ok(state.exit_code);
+        }
+        // From the monitor the code can be had even when the container goes with its end.
+        let stream = paths::monitor_socket(&record.id).map(UnixStream::connect)?;
+        if let Ok(stream) = stream {
+            let mut peer = Peer::new(stream).context("talking to the monitor")?;
+            if peer.say(Kind::Wait, &[]).is_ok()
+                && let Some(code) = listen(&mut peer, Kind::Exit)?
+            {
+                return Ok(code);
+            }
         }
         settle(record)?;
     }
@@ -239,41 +274,55 @@ pub enum Volumes {
 /// # Errors
 /// `Conflict` when it runs and `force` does not allow to kill it.
 pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
-    let state = record.state();
-    // A damaged record is what `--force` is for.
-    let status = match (&state, force) {
-        (Ok(state), _) => state.status,
-        (Err(_), Force::Yes) => Status::Exited,
-        (Err(_), Force::No) => {
-            return Err(state
-                .err()
-                .unwrap_or_else(|| Fail::system("no state").into())
-                .context("remove it with --force"));
+    let until = std::time::Instant::now() + PATIENCE;
+    let lock = loop {
+        if !record.dir().exists() {
+            // A `--rm` container, or another command was quicker.
+            return Ok(());
         }
-    };
-    if matches!(status, Status::Running | Status::Restarting) {
+        match record.try_lock() {
+            Ok(Some(lock)) => break lock,
+            Ok(None) => {}
+            Err(_) if !record.dir().exists() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let state = record.state();
+        let runs = state
+            .as_ref()
+            .is_ok_and(|state| matches!(state.status, Status::Running | Status::Restarting));
         if force == Force::No {
-            let name = record
-                .spec()
-                .map_or_else(|_| record.id.clone(), |spec| spec.name);
-            return Err(Fail::conflict(format!("container `{name}` is running"))
-                .hint(format!(
-                    "stop it first: rl stop {name}; or kill and remove it: rl rm -f {name}"
+            // What is damaged can be removed as well, when nobody is at work in it.
+            if runs || std::time::Instant::now() > until {
+                let name = name(record);
+                return Err(Fail::conflict(format!("container `{name}` is running"))
+                    .hint(format!(
+                        "stop it first: rl stop {name}; or kill and remove it: rl rm -f {name}"
+                    ))
+                    .into());
+            }
+        } else {
+            // The monitor may know of a process that a damaged record does not name, and the other way round.
+            ask(record, Kind::Die)?;
+            if let Some((_, process)) = state.ok().and_then(running) {
+                sys::process::signal_pidfd(&process, libc::SIGKILL)?;
+                ended_within(&process, None)?;
+            }
+            if std::time::Instant::now() > until {
+                return Err(Fail::conflict(format!(
+                    "another command is at work in container `{}` and does not end",
+                    name(record)
                 ))
+                .hint("end that command, and try again")
                 .into());
+            }
         }
-        stay_ended(record)?;
-        if let Some((_, process)) = state.ok().and_then(running) {
-            sys::process::signal_pidfd(&process, libc::SIGKILL)?;
-            ended_within(&process, None)?;
-        }
-    }
-    let lock = match record.lock() {
-        Ok(lock) => lock,
-        // A `--rm` container is gone by now.
-        Err(_) if !record.dir().exists() => return Ok(()),
-        Err(error) => return Err(error),
+        // Who holds it starts it, or is about to let go. Waiting for the lock could mean waiting for its end.
+        std::thread::sleep(SOON);
     };
+    if force == Force::No {
+        // What is damaged goes by force only: it might be worth a look.
+        record.state().context("remove it with --force")?;
+    }
     let spec = record.spec().ok();
     let available = Available::probe();
     let userns = spec
@@ -282,9 +331,7 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
     let (plan, _) = idmap::plan(&userns, &available)?;
     let helpers = available.helpers.as_ref().ok();
     if let (Some(spec), Volumes::Remove) = (&spec, volumes) {
-        for name in anonymous_volumes(spec) {
-            super::record::remove_dir(&record.store().volumes().join(name), &plan, helpers)?;
-        }
+        record.remove_volumes(spec, &plan, helpers)?;
     }
     record.remove(&lock, &plan, helpers)?;
     if let Some(spec) = &spec {
@@ -293,15 +340,8 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
     Ok(())
 }
 
-/// The volumes that were made for this container alone.
-#[must_use]
-pub fn anonymous_volumes(spec: &ContainerSpec) -> Vec<String> {
-    let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
-        MountSource::Volume { volume, .. } => Some(volume),
-        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
-    });
-    volumes
-        .filter(|volume| volume.starts_with(&spec.id))
-        .cloned()
-        .collect()
+fn name(record: &Record) -> String {
+    record
+        .spec()
+        .map_or_else(|_| record.id.chars().take(12).collect(), |spec| spec.name)
 }

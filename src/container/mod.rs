@@ -97,24 +97,19 @@ pub fn run(
     let machine = Machine::look(&spec, say)?;
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create(store, spec, options)?;
-    let result = foreground::run(&record, &machine, options, say);
     let spec = record.spec()?;
+    let result = foreground::run(&record, &machine, options, say);
     if let Ok(code) = &result {
         emit(
             store,
             &Event::container("die", &spec).with("exitCode", code),
         );
     }
-    let volumes = lifecycle::anonymous_volumes(&spec);
-    for volume in volumes {
-        record::remove_dir(
-            &store.volumes().join(volume),
-            &machine.plan,
-            machine.helpers(),
-        )?;
-    }
     emit(store, &Event::container("destroy", &spec));
-    let removed = record.remove(&lock, &machine.plan, machine.helpers());
+    // The record goes last: while it is there, the next sweep finds what could not be removed.
+    let removed = record
+        .remove_volumes(&spec, &machine.plan, machine.helpers())
+        .and_then(|()| record.remove(&lock, &machine.plan, machine.helpers()));
     match (result, removed) {
         (Err(error), Err(second)) => {
             say(&format!("and cleaning up failed: {second:#}"));

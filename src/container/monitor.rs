@@ -137,6 +137,7 @@ fn run(words: &[String]) -> Result<()> {
         listener: None,
         report: Some(channel),
         stay_ended: false,
+        die: false,
         clients,
         spec,
         record,
@@ -154,6 +155,8 @@ struct Client {
     peer: Peer,
     /// It has closed its end.
     gone: bool,
+    /// It wants no output.
+    quiet: bool,
 }
 
 impl Client {
@@ -161,6 +164,7 @@ impl Client {
         Ok(Self {
             peer: Peer::new(stream).context("preparing a watcher's socket")?,
             gone: false,
+            quiet: false,
         })
     }
 }
@@ -175,6 +179,8 @@ struct Monitor {
     report: Option<Channel>,
     clients: Vec<Client>,
     stay_ended: bool,
+    /// A command wants the program killed.
+    die: bool,
 }
 
 impl Monitor {
@@ -199,7 +205,8 @@ impl Monitor {
                     };
                     self.state.exit_code = fail.kind.exit_code();
                     self.state.process = None;
-                    self.state.write(&self.record.dir())?;
+                    self.state.owner = None;
+                    self.note();
                     self.tell(&Report::Failed(fail));
                     return Err(error);
                 }
@@ -220,7 +227,7 @@ impl Monitor {
             }
             self.state.status = Status::Restarting;
             self.state.restarts += 1;
-            self.state.write(&self.record.dir())?;
+            self.note();
             self.pause(delay)?;
             delay = (delay * 2).min(Duration::from_secs(60));
             if self.stay_ended {
@@ -235,10 +242,20 @@ impl Monitor {
     fn part(&mut self, lock: &Lock, done: Result<()>) -> Result<()> {
         let code = self.state.exit_code;
         let mut last = Vec::new();
-        if self.spec.remove {
-            let machine = Machine::look(&self.spec, &mut |_| ())?;
-            self.record.remove(lock, &machine.plan, machine.helpers())?;
+        // Who came while the program ended is told as well.
+        for _ in 0..self.clients.len() + 64 {
+            let before = self.clients.len();
+            self.welcome();
+            if self.clients.len() == before {
+                break;
+            }
         }
+        self.listener = None;
+        let removed = if self.spec.remove {
+            self.remove(lock)
+        } else {
+            Ok(())
+        };
         for mut client in self.clients.drain(..) {
             if client.peer.say(Kind::Exit, &[code]).is_ok() {
                 last.push(client);
@@ -256,7 +273,21 @@ impl Monitor {
                 }
             }
         }
-        done
+        done.and(removed)
+    }
+
+    /// What `--rm` promises; what is left is swept by the next command.
+    fn remove(&self, lock: &Lock) -> Result<()> {
+        let machine = Machine::look(&self.spec, &mut |_| ())?;
+        self.record
+            .remove_volumes(&self.spec, &machine.plan, machine.helpers())?;
+        self.record.remove(lock, &machine.plan, machine.helpers())
+    }
+
+    /// Writes the state down. A full disk keeps no container from running: readers compare what is there with
+    /// the processes that live.
+    fn note(&self) {
+        let _ = self.state.write(&self.record.dir()); // the next change is written again
     }
 
     /// Tells those who watch `rl events`.
@@ -390,6 +421,9 @@ impl Monitor {
                 }
             }
             self.turn(&happened, streams)?;
+            if self.die {
+                running.child.kill();
+            }
             if happened.contains_key(&Source::Program) {
                 self.drain(streams)?;
                 return Ok(());
@@ -520,12 +554,15 @@ impl Monitor {
         let client = &mut self.clients[position];
         client.peer.send()?;
         let (mut stay_ended, mut size, mut end) = (false, None, false);
+        let (mut die, mut quiet) = (false, client.quiet);
         let pending = &mut streams.pending;
         let open = client.peer.receive(|kind, body| match kind {
             Kind::Input => pending.extend_from_slice(body),
             Kind::EndOfInput => end = true,
             Kind::Size => size = <[u8; 4]>::try_from(body).ok(),
             Kind::StayEnded => stay_ended = true,
+            Kind::Die => (stay_ended, die) = (true, true),
+            Kind::Wait => quiet = true,
             Kind::Output | Kind::Error | Kind::Exit | Kind::Done => {}
         })?;
         if let (Some([a, b, c, d]), Some(console)) = (size, &streams.console) {
@@ -535,12 +572,14 @@ impl Monitor {
                 u16::from_ne_bytes([c, d]),
             );
         }
+        client.quiet = quiet;
+        self.die |= die;
         streams.end_of_input |= end;
         streams.feed();
         if stay_ended {
             self.stay_ended = true;
             self.state.stopped = true;
-            self.state.write(&self.record.dir())?;
+            self.note();
             self.clients[position].peer.say(Kind::Done, &[])?;
         }
         if open {
@@ -568,7 +607,7 @@ impl Monitor {
             Ok(0) => *fd = None,
             Ok(length) => {
                 self.log.write(stream, &buffer[..length]);
-                for client in &mut self.clients {
+                for client in self.clients.iter_mut().filter(|client| !client.quiet) {
                     client.gone |= client.peer.say(kind, &buffer[..length]).is_err();
                 }
                 return Ok(true);

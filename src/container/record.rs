@@ -12,10 +12,15 @@ use super::disk_error;
 use super::state::State;
 use crate::error::Fail;
 use crate::idmap::{Helpers, Plan};
+use crate::paths;
 use crate::paths::Store;
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, MountSource};
 use crate::stage::{self, Job};
 use crate::sys;
+
+/// The endings of directories in `tmp/` that are being made, and being removed.
+const NEW: &str = ".new";
+const REMOVED: &str = ".removed";
 
 /// A container in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,13 +67,16 @@ impl Record {
         if spec.remove {
             File::create(&note).map_err(|error| disk_error(error, &note))?;
         }
-        let made = record
-            .fill(spec)
-            .and_then(|lock| record.claim_name(&spec.name).map(|()| lock));
+        let aside = record.aside(NEW);
+        let made = record.fill(spec).and_then(|lock| {
+            record.claim_name(&spec.name)?;
+            std::fs::rename(&aside, record.dir()).map_err(|error| disk_error(error, &aside))?;
+            Ok(lock)
+        });
         match made {
             Ok(lock) => Ok((record, lock)),
             Err(error) => {
-                let _ = std::fs::remove_dir_all(record.dir()); // the first error is the one that matters
+                let _ = std::fs::remove_dir_all(&aside); // the first error is the one that matters
                 let _ = std::fs::remove_file(&note); // as above
                 Err(error)
             }
@@ -76,7 +84,7 @@ impl Record {
     }
 
     fn fill(&self, spec: &ContainerSpec) -> Result<Lock> {
-        let dir = self.dir();
+        let dir = self.aside(NEW);
         std::fs::create_dir(&dir).map_err(|error| disk_error(error, &dir))?;
         let path = dir.join("lock");
         let file = File::create(&path).map_err(|error| disk_error(error, &path))?;
@@ -106,7 +114,11 @@ impl Record {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                     let holder = std::fs::read_link(&link).unwrap_or_default();
-                    if self.store.containers().join(&holder).exists() {
+                    let mut making = holder.clone().into_os_string();
+                    making.push(NEW);
+                    if self.store.containers().join(&holder).exists()
+                        || self.store.tmp().join(making).exists()
+                    {
                         let id = holder
                             .to_string_lossy()
                             .chars()
@@ -215,7 +227,7 @@ impl Record {
     /// `Corrupt` with the file's name when it cannot be understood.
     pub fn spec(&self) -> Result<ContainerSpec> {
         let path = self.dir().join("container.json");
-        let text = std::fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        let text = std::fs::read(&path).map_err(|error| self.missing(error, &path))?;
         let spec: ContainerSpec = serde_json::from_slice(&text).map_err(|error| {
             Fail::corrupt(format!("`{}` is damaged: {error}", path.display()))
                 .hint("remove the container: rl rm -f; its image and volumes stay")
@@ -229,7 +241,27 @@ impl Record {
     /// # Errors
     /// As [`State::read`].
     pub fn state(&self) -> Result<State> {
-        Ok(State::read(&self.dir())?.settled())
+        match State::read(&self.dir()) {
+            Ok(state) => Ok(state.settled()),
+            Err(error) if self.dir().exists() => Err(error),
+            Err(_) => Err(self.gone().into()),
+        }
+    }
+
+    /// Why a file of it cannot be read: another command has removed all of it, or something is wrong.
+    fn missing(&self, error: std::io::Error, path: &Path) -> anyhow::Error {
+        if self.dir().exists() {
+            return anyhow::Error::from(error).context(
+                Fail::corrupt(format!("`{}` cannot be read", path.display()))
+                    .hint("remove the container: rl rm -f; its image and volumes stay"),
+            );
+        }
+        self.gone().into()
+    }
+
+    fn gone(&self) -> Fail {
+        let id: String = self.id.chars().take(12).collect();
+        Fail::not_found(format!("container {id} was removed by another command"))
     }
 
     /// Takes the lock when nobody has it.
@@ -239,6 +271,8 @@ impl Record {
     pub fn try_lock(&self) -> Result<Option<Lock>> {
         let file = self.lock_file()?;
         match file.try_lock() {
+            // It was opened before it was removed: the lock of nothing.
+            Ok(()) if !self.dir().exists() => Err(self.gone().into()),
             Ok(()) => Ok(Some(Lock { file })),
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(error)) => Err(error).context("locking a container"),
@@ -252,12 +286,15 @@ impl Record {
     pub fn lock(&self) -> Result<Lock> {
         let file = self.lock_file()?;
         file.lock().context("waiting for a container")?;
+        if !self.dir().exists() {
+            return Err(self.gone().into());
+        }
         Ok(Lock { file })
     }
 
     fn lock_file(&self) -> Result<File> {
         let path = self.dir().join("lock");
-        File::open(&path).with_context(|| format!("opening `{}`", path.display()))
+        File::open(&path).map_err(|error| self.missing(error, &path))
     }
 
     /// The note that lets a killed command's `--rm` container be found quickly.
@@ -271,7 +308,13 @@ impl Record {
     /// The system's, with the path that stays.
     pub fn remove(&self, _lock: &Lock, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
         let name = self.spec().ok().map(|spec| spec.name);
-        remove_dir(&self.dir(), plan, helpers)?;
+        // Others see all of it or nothing. What is killed from here on is finished by the next sweep.
+        let aside = self.aside(REMOVED);
+        std::fs::rename(self.dir(), &aside)
+            .with_context(|| format!("removing `{}`", self.dir().display()))?;
+        if let Ok(socket) = paths::monitor_socket(&self.id) {
+            let _ = std::fs::remove_file(socket); // a monitor that was killed leaves it
+        }
         let names = match name {
             Some(name) => vec![self.store.names().join(name)],
             // Its description is damaged: the name that leads to it is found the long way.
@@ -283,6 +326,31 @@ impl Record {
             }
         }
         let _ = std::fs::remove_file(self.note()); // a stale one is swept by the next command
+        remove_dir(&aside, plan, helpers)
+    }
+
+    /// Where its directory is before it is whole, and after it has been removed.
+    fn aside(&self, ending: &str) -> PathBuf {
+        self.store.tmp().join(format!("{}{ending}", self.id))
+    }
+
+    /// Removes the volumes that were made for it alone.
+    ///
+    /// # Errors
+    /// The system's, with the path that stays.
+    pub fn remove_volumes(
+        &self,
+        spec: &ContainerSpec,
+        plan: &Plan,
+        helpers: Option<&Helpers>,
+    ) -> Result<()> {
+        for name in anonymous_volumes(spec) {
+            // Docker's and ours: one that was never used was never made.
+            let volume = self.store.volumes().join(name);
+            if volume.exists() {
+                remove_dir(&volume, plan, helpers)?;
+            }
+        }
         Ok(())
     }
 
@@ -305,6 +373,19 @@ impl Record {
         let _ = std::fs::remove_file(self.store.names().join(old)); // a dangling name is no claim
         Ok(())
     }
+}
+
+/// The volumes that were made for this container alone.
+#[must_use]
+pub fn anonymous_volumes(spec: &ContainerSpec) -> Vec<String> {
+    let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Volume { volume, .. } => Some(volume),
+        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+    });
+    volumes
+        .filter(|volume| volume.starts_with(&spec.id))
+        .cloned()
+        .collect()
 }
 
 fn links_to(store: &Store, id: &str) -> Vec<PathBuf> {
@@ -388,18 +469,35 @@ pub fn remove_dir(dir: &Path, plan: &Plan, helpers: Option<&Helpers>) -> Result<
     }
 }
 
-/// Removes the `--rm` containers whose owner was killed. Cheap: only they have a note in `tmp/`.
+/// Whether [`sweep`] has anything to look at. Cheap.
+#[must_use]
+pub fn wants_sweep(store: &Store) -> bool {
+    let entries = std::fs::read_dir(store.tmp()).into_iter().flatten();
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        [".container", NEW, REMOVED]
+            .iter()
+            .any(|ending| name.ends_with(ending))
+    })
+}
+
+/// Finishes what killed commands have begun: containers half made or half removed, and `--rm` containers whose
+/// owner was killed. Cheap: only they have something in `tmp/`.
 pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
     let Ok(entries) = std::fs::read_dir(store.tmp()) else {
         return;
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        let Some(id) = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_suffix(".container"))
-        else {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if let Some(id) = name.strip_suffix(NEW).or(name.strip_suffix(REMOVED)) {
+            sweep_half(store, &path, id, plan, helpers);
+            continue;
+        }
+        let Some(id) = name.strip_suffix(".container") else {
             continue;
         };
         let record = Record {
@@ -429,7 +527,37 @@ pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
                 && state.started.is_none()
         }) && record.spec().is_ok_and(|spec| spec.detached);
         if !waits {
+            if let Ok(spec) = record.spec() {
+                let _ = record.remove_volumes(&spec, plan, helpers); // what resists stays
+            }
             let _ = record.remove(&lock, plan, helpers); // the next sweep tries again
         }
     }
+}
+
+/// A directory in `tmp/` that a command was killed over.
+fn sweep_half(store: &Store, path: &Path, id: &str, plan: &Plan, helpers: Option<&Helpers>) {
+    // Whoever is at work there holds its lock. One that is not there is not yet or no longer there.
+    let _lock = match File::open(path.join("lock")) {
+        Ok(file) => match file.try_lock() {
+            Ok(()) => Some(file),
+            Err(_) => return,
+        },
+        Err(_) => {
+            let age = std::fs::metadata(path).and_then(|meta| meta.modified());
+            let age = age.ok().and_then(|time| time.elapsed().ok());
+            if age.is_none_or(|age| age < std::time::Duration::from_secs(2)) {
+                return;
+            }
+            None
+        }
+    };
+    if !path.exists() {
+        return; // it was finished in the meantime
+    }
+    for link in links_to(store, id) {
+        let _ = std::fs::remove_file(link); // a dangling name is no claim
+    }
+    let _ = std::fs::remove_file(store.tmp().join(format!("{id}.container"))); // as above
+    let _ = remove_dir(path, plan, helpers); // the next sweep tries again
 }

@@ -126,6 +126,8 @@ pub fn watch(record: &Record, stream: UnixStream, how: &Watch) -> Result<Left> {
                     | Kind::EndOfInput
                     | Kind::Size
                     | Kind::StayEnded
+                    | Kind::Die
+                    | Kind::Wait
                     | Kind::Done => {}
                 })
                 .context("listening to the monitor")?;
