@@ -20,7 +20,7 @@ use super::state::{State, Status};
 use crate::error::Fail;
 use crate::idmap::{self, Available};
 use crate::paths;
-use crate::spec::{ContainerSpec, MountSource, UserNs};
+use crate::spec::UserNs;
 use crate::sys;
 
 /// When to look again whether a command that is starting or ending a container is through: there is no event for it.
