@@ -86,6 +86,7 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
         }
         let attended = foreground::supervise(Attended {
             child: &child,
+            signals: None,
             console,
             interactive,
             sig_proxy: true,

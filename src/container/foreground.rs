@@ -53,13 +53,14 @@ pub fn run(
     let mut running = parent::start(&launch, say, &mut |root| {
         copy_root(record.store(), root, plan, helpers)
     })?;
-    let console = running.console.take();
+    let (console, signals) = (running.console.take(), running.signals.take());
     let result = note(record, &running).and_then(|()| {
         if let Some(path) = &options.pidfile {
             write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
         }
         supervise(Attended {
             child: &running.child,
+            signals,
             console,
             interactive: process.interactive,
             sig_proxy: options.sig_proxy,
@@ -114,6 +115,8 @@ pub fn check_terminal(process: &Process) -> Result<(), Fail> {
 pub struct Attended<'a> {
     /// The program's process, or its container's first.
     pub child: &'a Child,
+    /// Signals that were held back since before it ran.
+    pub signals: Option<sys::signal::Queue>,
     /// The other end of its terminal.
     pub console: Option<OwnedFd>,
     /// What is typed goes there.
@@ -130,7 +133,10 @@ pub struct Attended<'a> {
 /// The system's.
 pub fn supervise(attended: Attended<'_>) -> Result<()> {
     let child = attended.child;
-    let signals = sys::signal::Queue::all()?;
+    let signals = match attended.signals {
+        Some(signals) => signals,
+        None => sys::signal::Queue::all()?,
+    };
     let stdin = std::io::stdin();
     let interactive = attended.interactive;
     let caller = Caller::here();

@@ -85,11 +85,7 @@ impl Record {
 
     fn fill(&self, spec: &ContainerSpec) -> Result<Lock> {
         let dir = self.aside(NEW);
-        std::fs::create_dir(&dir).map_err(|error| disk_error(error, &dir))?;
-        let path = dir.join("lock");
-        let file = File::create(&path).map_err(|error| disk_error(error, &path))?;
-        file.lock()
-            .with_context(|| format!("locking `{}`", path.display()))?;
+        let file = begin(&dir)?;
         for part in ["upper", "work", "merged"] {
             let path = dir.join(part);
             std::fs::create_dir(&path).map_err(|error| disk_error(error, &path))?;
@@ -373,6 +369,28 @@ pub fn anonymous_volumes(spec: &ContainerSpec) -> Vec<String> {
         .filter(|volume| volume.starts_with(&spec.id))
         .cloned()
         .collect()
+}
+
+/// Makes the directory with its lock, which is held from then on.
+fn begin(dir: &Path) -> Result<File> {
+    use std::os::unix::fs::MetadataExt as _;
+    let path = dir.join("lock");
+    loop {
+        match std::fs::create_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|error| disk_error(error, dir))?,
+        }
+        let file = match File::create(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            made => made.map_err(|error| disk_error(error, &path))?,
+        };
+        file.lock()
+            .with_context(|| format!("locking `{}`", path.display()))?;
+        // A sweep that came between making and locking has taken it for litter, and has finished by now.
+        if file.metadata().is_ok_and(|meta| meta.nlink() > 0) {
+            return Ok(file);
+        }
+    }
 }
 
 fn links_to(store: &Store, id: &str) -> Vec<PathBuf> {

@@ -49,6 +49,8 @@ pub struct Running {
     pub child: Child,
     /// The other end of its terminal.
     pub console: Option<OwnedFd>,
+    /// Held back from before the program runs: what is sent to a command that has just said so is for the program.
+    pub signals: Option<sys::signal::Queue>,
     uplink: Option<Uplink>,
     fuse: Option<Child>,
 }
@@ -96,6 +98,7 @@ pub fn start(
     let mut running = Running {
         child,
         console: None,
+        signals: None,
         uplink: None,
         fuse: None,
     };
@@ -122,12 +125,16 @@ fn bring_up(
     send(here, &ToStage::Start(Box::new(launch.order.clone())))?;
     running.uplink = net::start(launch.network, running.child.pid)?;
     idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
+    if running.uplink.is_none() {
+        running.signals = Some(sys::signal::Queue::all()?);
+    }
     send(here, &ToStage::Mapped)?;
     let mut network = false;
     loop {
         if !network && !has_message(here)? {
             if let Some(uplink) = &mut running.uplink {
                 uplink.wait_ready()?;
+                running.signals = Some(sys::signal::Queue::all()?);
                 send(here, &ToStage::NetworkReady)?;
             }
             network = true;
@@ -145,7 +152,12 @@ fn bring_up(
             ToHost::Failed(fail) => return Err(fail.into()),
             ToHost::Notice(line) => say(&line),
             ToHost::OverlayRefused { why } => {
+                // A copy may take minutes, in which Ctrl-C must work.
+                let held = running.signals.take().is_some();
                 let path = mount_otherwise(launch, running, &why, say, copy_root)?;
+                if held {
+                    running.signals = Some(sys::signal::Queue::all()?);
+                }
                 send(here, &ToStage::RootMounted { path })?;
             }
             ToHost::Done(_) => return Err(Fail::system("pid 1 answered as a job").into()),

@@ -15,6 +15,13 @@ pub struct User {
     pub home: String,
 }
 
+/// A user or group id. Docker's limit: the kernel takes the largest one of all for "leave it as it is".
+fn number(text: &str) -> Option<u32> {
+    text.parse::<u32>()
+        .ok()
+        .filter(|id| *id <= i32::MAX.unsigned_abs())
+}
+
 /// Resolves `text` as docker does: names or numbers, the group after a colon; empty means root.
 ///
 /// # Errors
@@ -25,24 +32,17 @@ pub fn resolve(text: &str, passwd: &str, group: &str) -> Result<User, Fail> {
         None => (text, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let number = user.parse::<u32>().ok();
+    let wanted = number(user);
     let entry = passwd
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| {
             fields.len() >= 4
-                && (fields[0] == user
-                    || number.is_some_and(|number| fields[2].parse() == Ok(number)))
+                && (fields[0] == user || wanted.is_some() && number(fields[2]) == wanted)
         });
-    let id = |fields: &[&str], position: usize| {
-        fields
-            .get(position)
-            .and_then(|field| field.parse::<u32>().ok())
-    };
-    let uid = match (&entry, number) {
-        (Some(fields), number) => id(fields, 2).or(number),
-        (None, number) => number,
-    };
+    let id =
+        |fields: &[&str], position: usize| fields.get(position).and_then(|field| number(field));
+    let uid = entry.as_ref().and_then(|fields| id(fields, 2)).or(wanted);
     let Some(uid) = uid else {
         return Err(
             Fail::usage(format!("no user `{user}` in the container's /etc/passwd"))
@@ -53,7 +53,7 @@ pub fn resolve(text: &str, passwd: &str, group: &str) -> Result<User, Fail> {
     let groups_of = |line: &str| -> Option<(String, u32, Vec<String>)> {
         let mut fields = line.split(':');
         let name = fields.next()?.to_owned();
-        let gid = fields.nth(1)?.parse().ok()?;
+        let gid = number(fields.nth(1)?)?;
         let members = fields
             .next()
             .unwrap_or_default()
@@ -97,10 +97,10 @@ pub fn group_id(wanted: &str, group: &str) -> Result<u32, Fail> {
     let named = group.lines().find_map(|line| {
         let mut fields = line.split(':');
         (fields.next()? == wanted)
-            .then(|| fields.nth(1)?.parse().ok())
+            .then(|| number(fields.nth(1)?))
             .flatten()
     });
-    named.or_else(|| wanted.parse().ok()).ok_or_else(|| {
+    named.or_else(|| number(wanted)).ok_or_else(|| {
         Fail::usage(format!("no group `{wanted}` in the container's /etc/group"))
             .hint("name a group that the image has, or a number")
     })
@@ -110,7 +110,7 @@ pub fn group_id(wanted: &str, group: &str) -> Result<u32, Fail> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\nbroken\n9:x:77:77::/nine:/bin/sh\n";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\nbroken\ntrap:x:4294967295:0::/:\n9:x:77:77::/nine:/bin/sh\n";
     const GROUP: &str = "root:x:0:\nwheel:x:10:root,app\nvideo:x:44:app\nbad:x\n";
 
     #[test]
@@ -129,6 +129,16 @@ mod tests {
             ("app:video", "1000:44 [] /home/app"),
             ("4242", "4242:0 [] /"),
             ("4242:10", "4242:10 [] /"),
+            // setresuid(2) takes -1 for no change: the program would stay root.
+            (
+                "4294967295",
+                "no user `4294967295` in the container's /etc/passwd",
+            ),
+            (
+                "0:4294967295",
+                "no group `4294967295` in the container's /etc/group",
+            ),
+            ("trap", "no user `trap` in the container's /etc/passwd"),
             ("nobody", "no user `nobody` in the container's /etc/passwd"),
             (
                 "app:nogroup",

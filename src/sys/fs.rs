@@ -16,6 +16,9 @@ use super::{Error, Result};
 /// How paths are resolved below a [`Root`].
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
+/// How many links that lead nowhere are followed for one path; the kernel follows as many.
+const LINKS: u32 = 40;
+
 /// A directory that paths cannot leave.
 #[derive(Debug)]
 pub struct Root {
@@ -79,11 +82,16 @@ impl Root {
         )))
     }
 
-    /// Makes the directory `path` and all above it, and opens it. Existing links are followed inside.
+    /// Makes the directory `path` and all above it, and opens it. Links are followed inside, and what they lead
+    /// to is made where it is missing.
     ///
     /// # Errors
     /// mkdirat(2), openat2(2); `ENOTDIR` where a file stands in the way.
     pub fn make_dir_all(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
+        self.make_dirs(path, mode, LINKS)
+    }
+
+    fn make_dirs(&self, path: &Path, mode: Mode, links: u32) -> Result<OwnedFd> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
             Err(Error {
                 errno: Errno::NOENT,
@@ -99,6 +107,7 @@ impl Root {
                 Component::CurDir | Component::RootDir | Component::Prefix(_) => continue,
                 Component::ParentDir => OsStr::new(".."),
             };
+            let parent = done.clone();
             done.push(name);
             // From the root each time: a link met on the way is resolved inside, never from where it stands.
             at = match self.open(&done, OFlags::PATH | OFlags::DIRECTORY) {
@@ -106,41 +115,52 @@ impl Root {
                 Err(Error {
                     errno: Errno::NOENT,
                     ..
-                }) => {
-                    match rustix::fs::mkdirat(&at, name, mode) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(errno) => return Err(Error::new(format!("mkdirat({done:?})"), errno)),
-                    }
-                    self.open(&done, OFlags::PATH | OFlags::DIRECTORY)?
-                }
+                }) => match rustix::fs::mkdirat(&at, name, mode) {
+                    Ok(()) => self.open(&done, OFlags::PATH | OFlags::DIRECTORY)?,
+                    Err(Errno::EXIST) => match dangling(at.as_fd(), name, &parent, links)? {
+                        Some(target) => self.make_dirs(&target, mode, links - 1)?,
+                        None => self.open(&done, OFlags::PATH | OFlags::DIRECTORY)?,
+                    },
+                    Err(errno) => return Err(Error::new(format!("mkdirat({done:?})"), errno)),
+                },
                 Err(error) => return Err(error),
             };
         }
         Ok(at)
     }
 
-    /// Opens the file at `path` as a mount target, made empty when it is not there.
+    /// Opens the file at `path` as a mount target, made empty when it is not there. Links are followed as by
+    /// [`Root::make_dir_all`]: `/etc/resolv.conf` often leads to a file of the host's that the image came from.
     ///
     /// # Errors
     /// As [`Root::make_dir_all`].
     pub fn make_file(&self, path: &Path) -> Result<OwnedFd> {
-        match self.open(path, OFlags::PATH) {
-            Err(Error {
-                errno: Errno::NOENT,
-                ..
-            }) => {}
-            done => return done,
+        let mut path = path.to_owned();
+        for links in (0..=LINKS).rev() {
+            match self.open(&path, OFlags::PATH) {
+                Err(Error {
+                    errno: Errno::NOENT,
+                    ..
+                }) => {}
+                done => return done,
+            }
+            let parent = path.parent().unwrap_or(Path::new("")).to_owned();
+            let at = self.make_dir_all(&parent.join("."), Mode::from_raw_mode(0o755))?;
+            if let Some(name) = path.file_name()
+                && let Some(target) = dangling(at.as_fd(), name, &parent, links)?
+            {
+                path = target;
+                continue;
+            }
+            let made = self.open_with(
+                &path,
+                OFlags::CREATE | OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+                Mode::from_raw_mode(0o644),
+            )?;
+            drop(made);
+            return self.open(&path, OFlags::PATH);
         }
-        if let Some(parent) = path.parent() {
-            self.make_dir_all(parent, Mode::from_raw_mode(0o755))?;
-        }
-        let made = self.open_with(
-            path,
-            OFlags::CREATE | OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
-            Mode::from_raw_mode(0o644),
-        )?;
-        drop(made);
-        self.open(path, OFlags::PATH)
+        Err(Error::new(format!("openat2({path:?})"), Errno::LOOP))
     }
 
     /// Reads a regular file of at most `limit` bytes; `None` when there is none.
@@ -172,6 +192,23 @@ impl Root {
         } else {
             Ok(Some(content))
         }
+    }
+}
+
+/// Where the link `name` in `at`, the directory at `parent`, leads to as the inside sees it; `None` for no link.
+fn dangling(
+    at: BorrowedFd<'_>,
+    name: &OsStr,
+    parent: &Path,
+    links: u32,
+) -> Result<Option<PathBuf>> {
+    let failed = |errno| Error::new(format!("readlinkat({name:?})"), errno);
+    match rustix::fs::readlinkat(at, name, Vec::new()) {
+        Ok(_) if links == 0 => Err(failed(Errno::LOOP)),
+        // An absolute path replaces the parent.
+        Ok(text) => Ok(Some(parent.join(OsStr::from_bytes(text.to_bytes())))),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed(errno)),
     }
 }
 
@@ -577,6 +614,41 @@ mod tests {
         assert!(dir.path().join("real/a/b").is_dir());
         root.make_file(Path::new("/link/a/file")).unwrap();
         assert!(dir.path().join("real/a/file").is_file());
+    }
+
+    #[test]
+    fn what_links_lead_to_is_made_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("inside");
+        std::fs::create_dir_all(inside.join("etc")).unwrap();
+        let root = Root::open_trusted(&inside).unwrap();
+        for (link, text) in [
+            ("etc/resolv.conf", "../run/systemd/stub.conf"),
+            ("work", "../../../outside"),
+            ("chain", "/chain2/below"),
+            ("chain2", "end"),
+            ("circle", "circle"),
+        ] {
+            symlink(text, inside.join(link)).unwrap();
+        }
+        let mode = Mode::from_raw_mode(0o755);
+        root.make_file(Path::new("/etc/resolv.conf")).unwrap();
+        assert!(inside.join("run/systemd/stub.conf").is_file());
+        root.make_dir_all(Path::new("/work/x"), mode).unwrap();
+        assert!(inside.join("outside/x").is_dir());
+        root.make_file(Path::new("/chain/file")).unwrap();
+        assert!(inside.join("end/below/file").is_file());
+        for path in ["/circle", "/circle/below"] {
+            assert_eq!(
+                root.make_dir_all(Path::new(path), mode).unwrap_err().errno,
+                Errno::LOOP
+            );
+            assert_eq!(
+                root.make_file(Path::new(path)).unwrap_err().errno,
+                Errno::LOOP
+            );
+        }
+        assert!(!dir.path().join("outside").exists());
     }
 
     #[test]

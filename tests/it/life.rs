@@ -53,7 +53,7 @@ fn count(home: &Home, directory: &str) -> usize {
 }
 
 #[track_caller]
-fn refused(output: Output, message: &str, hint: &str) {
+fn refused(output: &Output, message: &str, hint: &str) {
     assert_ne!(output.status.code(), Some(0), "{output:?}");
     output.stderr_has(message).stderr_has(hint);
 }
@@ -136,7 +136,7 @@ fn signals_are_known_by_name_and_number() {
     }
     for signal in ["NOPE", "0", "65", "SIG"] {
         refused(
-            home.rl("kill -s").arg(signal).arg("c").run(),
+            &home.rl("kill -s").arg(signal).arg("c").run(),
             "is not a signal",
             "SIGINT",
         );
@@ -145,7 +145,7 @@ fn signals_are_known_by_name_and_number() {
     attached.wait().code(137);
     home.rl("wait c").says("137");
     refused(
-        home.rl("kill c").run(),
+        &home.rl("kill c").run(),
         "container `c` is not running",
         "rl start c",
     );
@@ -190,7 +190,7 @@ fn a_running_container_is_only_removed_by_force() {
     let home = Home::with_busybox();
     detached(&home, "c", "", POLITE);
     refused(
-        home.rl("rm c").run(),
+        &home.rl("rm c").run(),
         "container `c` is running",
         "rl rm -f c",
     );
@@ -198,7 +198,7 @@ fn a_running_container_is_only_removed_by_force() {
     home.rl("rm -f c").says("c");
     assert!(kill(process, None).is_err());
     home.rl("rm -f c").says("");
-    refused(home.rl("rm c").run(), "no container `c`", "rl ps -a");
+    refused(&home.rl("rm c").run(), "no container `c`", "rl ps -a");
     assert_eq!(
         (
             count(&home, "containers"),
@@ -251,7 +251,7 @@ fn names_are_unique_and_ids_may_be_cut() {
     };
     let id = create("database").code(0).text().to_owned();
     refused(
-        create("database"),
+        &create("database"),
         "the name `database` is taken",
         &id[..12],
     );
@@ -261,12 +261,12 @@ fn names_are_unique_and_ids_may_be_cut() {
         "what was refused leaves nothing"
     );
     refused(
-        home.rl("start databse").run(),
+        &home.rl("start databse").run(),
         "no container `databse`",
         "did you mean `database`?",
     );
     refused(
-        home.rl("start zzzzzzz").run(),
+        &home.rl("start zzzzzzz").run(),
         "no container `zzzzzzz`",
         "rl ps -a",
     );
@@ -281,7 +281,7 @@ fn names_are_unique_and_ids_may_be_cut() {
         .find(|id| ids.iter().filter(|other| other[..1] == id[..1]).count() > 1)
         .unwrap();
     refused(
-        home.rl("start").arg(&shared[..1]).run(),
+        &home.rl("start").arg(&shared[..1]).run(),
         "containers have ids that begin with",
         "more digits",
     );
@@ -326,7 +326,7 @@ fn wait_prints_the_code_to_everyone_who_asks() {
         }
     }
     refused(
-        home.rl("wait nobody").run(),
+        &home.rl("wait nobody").run(),
         "no container `nobody`",
         "rl ps -a",
     );
@@ -450,7 +450,7 @@ fn everyone_who_attaches_sees_the_same_and_gets_the_exit_code() {
         assert_eq!(output.stderr, "oops\n");
     }
     refused(
-        home.rl("attach c").run(),
+        &home.rl("attach c").run(),
         "container `c` is not running",
         "rl start -a c",
     );
@@ -537,7 +537,7 @@ fn what_was_created_can_be_started_and_watched() {
         ("out\ngot hello\n", "err\n")
     );
     refused(
-        home.rl("start -a c d").run(),
+        &home.rl("start -a c d").run(),
         "one container",
         "without them",
     );
