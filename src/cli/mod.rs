@@ -3,6 +3,7 @@
 //! Only `cli` prints. Parsing never acts.
 
 mod doctor;
+mod files;
 mod image;
 mod images;
 mod inspect;
@@ -75,6 +76,10 @@ pub enum Command {
     Wait(lifecycle::Names),
     /// Watch a running container and type into it
     Attach(lifecycle::AttachArgs),
+    /// List what a container has changed: A added, C changed, D deleted
+    Diff(files::DiffArgs),
+    /// Write the whole tree of a container as a tar
+    Export(files::ExportArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -167,6 +172,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Rm(args) => lifecycle::remove(args, &store()?),
         C::Wait(args) => lifecycle::wait(args, &store()?),
         C::Attach(args) => lifecycle::attach(args, &store()?),
+        C::Diff(args) => files::diff(args, &store()?),
+        C::Export(args) => files::export(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

@@ -1,12 +1,14 @@
 //! The life of a container: from a checked specification to an exit code.
 
 pub mod attach;
+pub mod diff;
 mod foreground;
 pub mod lifecycle;
 pub mod logs;
 pub mod monitor;
 pub mod record;
 pub mod state;
+pub mod tree;
 pub mod usage;
 pub mod watch;
 
