@@ -121,11 +121,11 @@ pub fn look(dir: BorrowedFd<'_>, name: &[u8]) -> sys::Result<Found> {
         Err(errno) => return Err(failed("openat", errno)),
     };
     let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("fstat", errno))?;
-    let whiteout = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::CharacterDevice => stat.st_rdev == 0,
-        FileType::RegularFile if stat.st_size == 0 => has(fd.as_fd(), "user.overlay.whiteout"),
-        _ => false,
-    };
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let whiteout = (kind == FileType::CharacterDevice && stat.st_rdev == 0)
+        || (kind == FileType::RegularFile
+            && stat.st_size == 0
+            && has(fd.as_fd(), "user.overlay.whiteout"));
     Ok(if whiteout {
         Found::Whiteout
     } else {
