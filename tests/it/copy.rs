@@ -17,7 +17,7 @@ fn diff_lists_what_was_added_changed_and_deleted() {
         .says("C /bin\nD /bin/ls\nA /d\nA /d/x\nC /etc\nC /etc/passwd\nA /new");
     home.rl("run --name nothing busybox true").ok();
     home.rl("diff nothing").says("");
-    home.rl("diff no-such").fails(1);
+    home.rl("diff no-such").fails(125).stderr_has("no-such");
 }
 
 #[test]
