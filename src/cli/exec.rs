@@ -46,7 +46,7 @@ pub struct ExecArgs {
     #[arg(short, long)]
     pub tty: bool,
 
-    /// Run as USER[:GROUP], names or numbers
+    /// Run as USER or USER:GROUP, names or numbers
     #[arg(short, long, value_name = "USER")]
     pub user: Option<String>,
 
