@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use super::record::Record;
 use super::tree::{self, Dir, Found};
 use crate::error::Fail;
 use crate::image::entries::{Entry, Kind};
-use crate::image::pack::{self, Holes, Writer};
+use crate::image::pack::{self, Writer};
 use crate::spec::Rootfs;
 use crate::sys;
 
@@ -249,9 +249,8 @@ pub fn write_file<W: Write>(
     links: &mut Links,
     fd: &OwnedFd,
     path: &[u8],
-    holes: Holes,
 ) -> Result<()> {
-    let described = match pack::describe(fd.as_fd(), path, holes) {
+    let described = match pack::describe(fd.as_fd(), path) {
         Err(error) if error.errno == Errno::NOENT => return Ok(()),
         described => described?,
     };
@@ -296,7 +295,7 @@ pub fn write_below<W: Write>(
             continue;
         };
         let path = join(at, &name);
-        write_file(writer, links, &fd, &path, Holes::Kept)?;
+        write_file(writer, links, &fd, &path)?;
         drop(fd);
         if let Some(inner) = inner {
             write_below(writer, links, &inner, &path)?;
@@ -315,55 +314,4 @@ pub fn export(place: &Place, out: impl Write) -> Result<()> {
     write_below(&mut writer, &mut Links::new(), &Dir::open(&trees)?, b"")?;
     writer.finish()?;
     Ok(())
-}
-
-/// Writes the changes as a layer. Source: OCI image specification, layer.md.
-///
-/// # Errors
-/// As [`write_file`].
-pub fn layer<W: Write>(place: &Place, out: W) -> Result<W> {
-    let upper = place.upper()?;
-    let mut writer = Writer::new(out);
-    let mut links = Links::new();
-    for Changed {
-        path,
-        change,
-        opaque,
-    } in changes(place)?
-    {
-        let cut = path
-            .iter()
-            .rposition(|byte| *byte == b'/')
-            .map_or(0, |slash| slash + 1);
-        if change == Change::Deleted {
-            let path = [&path[..cut], b".wh.", &path[cut..]].concat();
-            writer.header(&Entry {
-                path,
-                mode: 0o600,
-                ..Entry::default()
-            })?;
-            continue;
-        }
-        let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let name = Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&path));
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let fd = match sys::fs::openat2(upper.as_fd(), name, flags, Mode::empty(), below) {
-            Ok(fd) => fd,
-            // Gone, or become something else, since it was looked at.
-            Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        write_file(&mut writer, &mut links, &fd, &path, Holes::Filled)?;
-        if opaque {
-            let path = [&path[..], b"/.wh..wh..opq"].concat();
-            writer.header(&Entry {
-                path,
-                mode: 0o600,
-                ..Entry::default()
-            })?;
-        }
-    }
-    Ok(writer.finish()?)
 }

@@ -2,10 +2,10 @@
 
 pub mod attach;
 pub mod describe;
+pub mod diff;
 pub mod events;
 pub mod exec;
 pub mod follow;
-pub mod diff;
 mod foreground;
 pub mod lifecycle;
 pub mod logs;

@@ -225,15 +225,6 @@ fn sparse_map(extents: &[Extent]) -> Vec<u8> {
     map
 }
 
-/// Whether holes are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holes {
-    /// As GNU tar and Go know it.
-    Kept,
-    /// As zeros, for readers that know less.
-    Filled,
-}
-
 /// What the file behind `fd`, an `O_PATH` descriptor, is in an archive. `None` for a socket.
 /// With it comes the open file, where there is content.
 ///
@@ -242,7 +233,6 @@ pub enum Holes {
 pub fn describe(
     fd: BorrowedFd<'_>,
     path: &[u8],
-    holes: Holes,
 ) -> sys::Result<Option<(Entry, Option<std::fs::File>)>> {
     let failed = |call: &'static str| {
         let shown = String::from_utf8_lossy(path).into_owned();
@@ -276,9 +266,7 @@ pub fn describe(
             let opened = reopen(fd, OFlags::RDONLY).map_err(failed("open"))?;
             entry.size = u64::try_from(stat.st_size).unwrap_or(0);
             let opened = std::fs::File::from(opened);
-            if holes == Holes::Kept {
-                entry.extents = extents(&opened, &stat);
-            }
+            entry.extents = extents(&opened, &stat);
             file = Some(opened);
         }
         Kind::Directory if !path.ends_with(b"/") => entry.path.push(b'/'),
@@ -436,7 +424,7 @@ mod tests {
         file.set_len(1 << 30).unwrap();
         file.write_all_at(b"middle", 1 << 29).unwrap();
         file.flush().unwrap();
-        let (entry, content) = describe(file.as_fd(), b"f", Holes::Kept).unwrap().unwrap();
+        let (entry, content) = describe(file.as_fd(), b"f").unwrap().unwrap();
         let mut writer = Writer::new(Vec::new());
         writer.file(&entry, &content.unwrap()).unwrap();
         let bytes = writer.finish().unwrap();
