@@ -3,12 +3,15 @@
 //! The command makes a [`Request`]; [`work`] answers it, in another process that is root of a user
 //! namespace. Both are here so that they cannot disagree. The display belongs to the job.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::files;
 use super::progress::{self, Verb, say};
+use crate::container::diff::{self, Place};
 use crate::container::{self, usage};
 use crate::image::archive::{self, ImportOptions};
 use crate::image::ingest::Progress;
@@ -64,6 +67,16 @@ pub enum Work {
         /// `--platform`.
         platform: Option<Platform>,
     },
+    /// Writes `A /path` and so on to standard output.
+    Diff {
+        /// Whose files.
+        place: Place,
+    },
+    /// Writes a tar to standard output.
+    Export {
+        /// Whose files.
+        place: Place,
+    },
     /// Answered by a list of lines for standard output.
     Remove {
         /// A name or id.
@@ -109,7 +122,7 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
 ///
 /// # Errors
 /// The work's; a request that is not one of ours.
-pub fn work(request: &str) -> Result<String> {
+pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
     let Request {
         store,
         ids,
@@ -165,6 +178,14 @@ pub fn work(request: &str) -> Result<String> {
             };
             let id = archive::import(&store, open(input)?, &options, ids, display.as_ref())?;
             serde_json::to_string(&id)
+        }
+        Work::Diff { place } => {
+            files::answer(|out| diff::print(&place, out))?;
+            serde_json::to_string(&())
+        }
+        Work::Export { place } => {
+            files::answer(|out| diff::export(&place, out))?;
+            serde_json::to_string(&())
         }
         Work::Remove { image, force } => {
             let force = if force { Force::Yes } else { Force::No };

@@ -7,6 +7,7 @@ mod container;
 mod doctor;
 mod events;
 mod exec;
+mod files;
 mod image;
 mod images;
 mod inspect;
@@ -89,6 +90,10 @@ pub enum Command {
     /// Run a program in a running container
     #[command(override_usage = "rl exec [OPTIONS] CONTAINER COMMAND…")]
     Exec(exec::ExecArgs),
+    /// List what a container has changed: A added, C changed, D deleted
+    Diff(files::DiffArgs),
+    /// Write the whole tree of a container as a tar
+    Export(files::ExportArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -233,6 +238,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Logs(args) => logs::logs(args, &store()?),
         C::Events(args) => events::events(args, &store()?),
         C::Exec(args) => exec::exec(args, &store()?),
+        C::Diff(args) => files::diff(args, &store()?),
+        C::Export(args) => files::export(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

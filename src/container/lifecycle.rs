@@ -16,7 +16,7 @@ use super::emit;
 use super::events::Event;
 use super::monitor;
 use super::record::{Lock, Record};
-use super::state::{State, Status};
+use super::state::{Process, State, Status};
 use crate::error::Fail;
 use crate::idmap::{self, Available};
 use crate::paths;
@@ -80,15 +80,17 @@ pub fn start_locked(
 /// # Errors
 /// The system's.
 pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> Result<()> {
-    if !matches!(record.state()?.status, Status::Running | Status::Restarting) {
+    let state = record.state()?;
+    if !matches!(state.status, Status::Running | Status::Restarting) {
         return Ok(());
     }
+    let spec = record.spec()?;
+    let owner = state.owner;
     // First, so that what is looked at afterwards is its last process.
     ask(record, Kind::StayEnded)?;
     let Some((_, process)) = found(record)?.and_then(running) else {
-        return settle(record);
+        return settle(owner.as_ref());
     };
-    let spec = record.spec()?;
     let signal = signal
         .or_else(|| sys::signal::number(&spec.stop_signal))
         .unwrap_or(libc::SIGTERM);
@@ -101,7 +103,7 @@ pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> 
         sys::process::signal_pidfd(&process, libc::SIGKILL)?;
         ended_within(&process, None)?;
     }
-    settle(record)?;
+    settle(owner.as_ref())?;
     emit(record.store(), &Event::container("stop", &spec));
     Ok(())
 }
@@ -115,13 +117,11 @@ fn running(state: State) -> Option<(State, OwnedFd)> {
     Some((state, process))
 }
 
-/// Waits until whoever holds the container has written down its end.
-fn settle(record: &Record) -> Result<()> {
-    match record.lock() {
-        Ok(lock) => drop(lock),
-        // A `--rm` container is gone by now.
-        Err(error) if !record.dir().exists() => drop(error),
-        Err(error) => return Err(error),
+/// Waits until whoever held the container has written down its end and let go. Not for the lock: the next one
+/// who starts the container may have it by then.
+fn settle(owner: Option<&Process>) -> Result<()> {
+    if let Some(owner) = owner.and_then(Process::open) {
+        ended_within(&owner, None)?;
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ fn found(record: &Record) -> Result<Option<State>> {
 /// `Conflict` when it does not run.
 pub fn kill(record: &Record, signal: i32) -> Result<()> {
     let spec = record.spec()?;
-    let Some((_, mut process)) = running(record.state()?) else {
+    let Some((state, mut process)) = running(record.state()?) else {
         return Err(
             Fail::conflict(format!("container `{}` is not running", spec.name))
                 .hint(format!("rl start {}", spec.name))
@@ -212,7 +212,7 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
         // It may have been restarted since: now it cannot be any more.
         match found(record)?.and_then(running) {
             Some((_, last)) => process = last,
-            None => return settle(record),
+            None => return settle(state.owner.as_ref()),
         }
     }
     emit(
@@ -222,7 +222,7 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
     sys::process::signal_pidfd(&process, signal)?;
     if signal == libc::SIGKILL {
         ended_within(&process, None)?;
-        settle(record)?;
+        settle(state.owner.as_ref())?;
     }
     Ok(())
 }
@@ -247,7 +247,11 @@ pub fn wait(record: &Record) -> Result<u8> {
                 return Ok(code);
             }
         }
-        settle(record)?;
+        settle(state.owner.as_ref())?;
+        // One whose owner was killed is through with its last process.
+        if let Some((_, process)) = found(record)?.and_then(running) {
+            ended_within(&process, None)?;
+        }
     }
 }
 

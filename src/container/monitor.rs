@@ -122,26 +122,17 @@ fn run(words: &[String]) -> Result<()> {
     let [root, id] = words else {
         return Err(Fail::usage("a monitor is started by rl itself").into());
     };
-    let record = Record::find(&Store::at(PathBuf::from(root)), id)?;
-    let channel = Channel::from_fd(sys::process::inherited(3)?);
+    let mut channel = Channel::from_fd(sys::process::inherited(3)?);
     let lock = Lock::from_file(std::fs::File::from(sys::process::inherited(4)?));
-    let mut clients = Vec::new();
-    if let Ok(fd) = sys::process::inherited(5) {
-        clients.push(Client::new(UnixStream::from(fd))?);
-    }
-    let spec = record.spec()?;
-    let mut monitor = Monitor {
-        log: Writer::open(&record.dir(), &spec.log)?,
-        state: State::read(&record.dir())?,
-        signals: sys::signal::Queue::all()?,
-        listener: None,
-        report: Some(channel),
-        stay_ended: false,
-        die: false,
-        clients,
-        spec,
-        record,
+    let mut monitor = match Monitor::prepare(root, id) {
+        Ok(monitor) => monitor,
+        Err(error) => {
+            let text = serde_json::to_vec(&Report::Failed(error::flatten(&error)))?;
+            let _ = channel.send(&text, None); // whoever started us may be gone
+            return Err(error);
+        }
     };
+    monitor.report = Some(channel);
     let done = monitor.live();
     if let Ok(socket) = paths::monitor_socket(id) {
         let _ = std::fs::remove_file(socket); // one that nobody listens on is replaced by the next
@@ -184,6 +175,27 @@ struct Monitor {
 }
 
 impl Monitor {
+    fn prepare(root: &str, id: &str) -> Result<Self> {
+        let record = Record::find(&Store::at(PathBuf::from(root)), id)?;
+        let mut clients = Vec::new();
+        if let Ok(fd) = sys::process::inherited(5) {
+            clients.push(Client::new(UnixStream::from(fd))?);
+        }
+        let spec = record.spec()?;
+        Ok(Self {
+            state: State::read(&record.dir())?,
+            log: Writer::open(&record.dir(), &spec.log)?,
+            signals: sys::signal::Queue::all()?,
+            listener: None,
+            report: None,
+            stay_ended: false,
+            die: false,
+            clients,
+            spec,
+            record,
+        })
+    }
+
     /// Runs the container, again and again where it is to be restarted.
     fn live(&mut self) -> Result<()> {
         self.state.owner =

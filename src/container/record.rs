@@ -1,7 +1,7 @@
 //! One container on disk: its directory, its name, the lock that says it is alive. See `paths` for the drawing.
 //!
 //! Who holds `containers/ID/lock` is the container's owner: the monitor, or the command in whose foreground it
-//! runs. Waiting for a container means waiting for that lock.
+//! runs. Waiting for a container means waiting for that process: the next one may have the lock at once.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -275,19 +275,6 @@ impl Record {
         }
     }
 
-    /// Waits for the lock: until the container's owner is gone.
-    ///
-    /// # Errors
-    /// The system's; `NotFound` when the container goes meanwhile.
-    pub fn lock(&self) -> Result<Lock> {
-        let file = self.lock_file()?;
-        file.lock().context("waiting for a container")?;
-        if !self.dir().exists() {
-            return Err(self.gone().into());
-        }
-        Ok(Lock { file })
-    }
-
     fn lock_file(&self) -> Result<File> {
         let path = self.dir().join("lock");
         File::open(&path).map_err(|error| self.missing(error, &path))
@@ -555,21 +542,18 @@ pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
 
 /// A directory in `tmp/` that a command was killed over.
 fn sweep_half(store: &Store, path: &Path, id: &str, plan: &Plan, helpers: Option<&Helpers>) {
-    // Whoever is at work there holds its lock. One that is not there is not yet or no longer there.
-    let _lock = match File::open(path.join("lock")) {
-        Ok(file) => match file.try_lock() {
-            Ok(()) => Some(file),
-            Err(_) => return,
-        },
-        Err(_) => {
-            let age = std::fs::metadata(path).and_then(|meta| meta.modified());
-            let age = age.ok().and_then(|time| time.elapsed().ok());
-            if age.is_none_or(|age| age < std::time::Duration::from_secs(2)) {
-                return;
-            }
-            None
+    // Whoever is at work there holds its lock. One that is made may not have it yet, one that is removed no longer.
+    let lock = File::open(path.join("lock")).ok();
+    if lock.as_ref().is_some_and(|lock| lock.try_lock().is_err()) {
+        return;
+    }
+    if lock.is_none() || path.extension().is_some_and(|ending| ending == &NEW[1..]) {
+        let age = std::fs::metadata(path).and_then(|meta| meta.modified());
+        let age = age.ok().and_then(|time| time.elapsed().ok());
+        if age.is_none_or(|age| age < std::time::Duration::from_secs(2)) {
+            return;
         }
-    };
+    }
     if !path.exists() {
         return; // it was finished in the meantime
     }

@@ -164,7 +164,12 @@ impl State {
     /// `Corrupt` with the file's name when it is not what this `rl` writes.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("state.json");
-        let text = std::fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        let text = std::fs::read(&path).map_err(|error| {
+            anyhow::Error::from(error).context(
+                Fail::corrupt(format!("`{}` cannot be read", path.display()))
+                    .hint("remove the container: rl rm -f; its image and volumes stay"),
+            )
+        })?;
         let state: Self = serde_json::from_slice(&text).map_err(|error| {
             Fail::corrupt(format!("`{}` is damaged: {error}", path.display()))
                 .hint("remove the container: rl rm -f, its image and volumes stay")

@@ -24,6 +24,7 @@ pub mod entries;
 pub mod ingest;
 pub mod layer;
 pub mod manifest;
+pub mod pack;
 pub mod platform;
 mod program;
 pub mod pull;

@@ -62,12 +62,21 @@ impl Host {
     /// # Errors
     /// When the parent is gone.
     pub fn hear(&mut self) -> Result<ToStage> {
-        let (message, _) = self
+        self.hear_with_fd().map(|(message, _)| message)
+    }
+
+    /// As [`Host::hear`], with the descriptor that came along.
+    ///
+    /// # Errors
+    /// When the parent is gone.
+    pub fn hear_with_fd(&mut self) -> Result<(ToStage, Option<OwnedFd>)> {
+        let (message, fd) = self
             .channel()?
             .receive()
             .context("listening to the parent")?
             .ok_or_else(|| Fail::system("the parent is gone"))?;
-        serde_json::from_slice(&message).context("reading a message")
+        let message = serde_json::from_slice(&message).context("reading a message")?;
+        Ok((message, fd))
     }
 
     /// Dies with the host's side from now on. Becoming another user has undone what the start had set.

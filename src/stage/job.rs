@@ -4,7 +4,7 @@
 //! threads: nothing is forked here.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, RawFd};
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -16,7 +16,7 @@ use crate::error::{self, Fail};
 use crate::sys;
 
 /// Does one job and leaves. `image` does what this module knows nothing of.
-pub fn main(fd: RawFd, image: impl FnOnce(&str) -> Result<String>) -> ! {
+pub fn main(fd: RawFd, image: impl FnOnce(&str, Option<OwnedFd>) -> Result<String>) -> ! {
     let Ok(mut host) = Host::from_inherited(fd) else {
         sys::process::exit_now(125)
     };
@@ -28,8 +28,11 @@ pub fn main(fd: RawFd, image: impl FnOnce(&str) -> Result<String>) -> ! {
     sys::process::exit_now(0)
 }
 
-fn run(host: &mut Host, image: impl FnOnce(&str) -> Result<String>) -> Result<String> {
-    let ToStage::Work(job) = host.hear()? else {
+fn run(
+    host: &mut Host,
+    image: impl FnOnce(&str, Option<OwnedFd>) -> Result<String>,
+) -> Result<String> {
+    let (ToStage::Work(job), root) = host.hear_with_fd()? else {
         return Err(Fail::system("no work").into());
     };
     host.wait_mapped()?;
@@ -51,7 +54,7 @@ fn run(host: &mut Host, image: impl FnOnce(&str) -> Result<String>) -> Result<St
             }
             Ok(String::new())
         }
-        Job::Image { request } => image(&request),
+        Job::Image { request } => image(&request, root),
     }
 }
 

@@ -268,9 +268,34 @@ pub fn join(
 /// # Errors
 /// What the job reports.
 pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Result<String> {
+    job_with(job, title, plan, helpers, Aids::default(), || Ok(()))
+}
+
+/// What a job gets beside its order.
+#[derive(Debug, Default)]
+pub struct Aids {
+    /// What becomes descriptor 0 and 1; the caller's own where there is none.
+    pub stdio: [Option<OwnedFd>; 2],
+    /// A directory to work in.
+    pub root: Option<OwnedFd>,
+}
+
+/// As [`job`]; `meanwhile` runs in this process while the job does, at the other ends of its pipes.
+///
+/// # Errors
+/// Those of `meanwhile`, unless it only lost the job; what the job reports.
+pub fn job_with(
+    job: Job,
+    title: &str,
+    plan: &Plan,
+    helpers: Option<&Helpers>,
+    aids: Aids,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<String> {
     let title = CString::new(format!("rl:[job] {title}")).context("a title with a NUL byte")?;
     let argv = words(title, JOB, 3);
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
+    let Aids { stdio, root } = aids;
     let child = clone(&Sealed {
         namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
         enter: None,
@@ -279,14 +304,27 @@ pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Res
         env: &variables(),
         socket: there.as_fd(),
         socket_at: 3,
-        stdio: [None, None, None],
+        stdio: [
+            stdio[0].as_ref().map(|fd| fd.as_fd()),
+            stdio[1].as_ref().map(|fd| fd.as_fd()),
+            None,
+        ],
         die_with_parent: true,
     })?;
-    drop(there);
+    drop((there, stdio));
     let answer = || -> Result<String> {
-        send(&mut here, &ToStage::Work(Box::new(job)))?;
+        let text =
+            serde_json::to_vec(&ToStage::Work(Box::new(job))).context("writing a message")?;
+        here.send(&text, root.as_ref().map(|fd| fd.as_fd()))
+            .context(Gone)?;
         idmap::apply(child.pid, plan, helpers)?;
         send(&mut here, &ToStage::Mapped)?;
+        let met = meanwhile();
+        if let Err(error) = met
+            && !lost_the_job(&error)
+        {
+            return Err(error);
+        }
         let Some((message, _)) = here.receive().context("listening to the job")? else {
             return Err(Fail::system("the job ended without an answer")
                 .hint("was it killed? see `dmesg` for the memory killer")
@@ -306,6 +344,18 @@ pub fn job(job: Job, title: &str, plan: &Plan, helpers: Option<&Helpers>) -> Res
     }
     child.wait()?;
     answer
+}
+
+/// Whether a pipe to or from a job broke: the job says why.
+fn lost_the_job(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            matches!(
+                error.kind(),
+                std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof
+            )
+        })
+    })
 }
 
 /// The caller's environment.

@@ -18,6 +18,7 @@ mod support;
 
 mod apt;
 mod badinput;
+mod copy;
 mod crash;
 mod doctor;
 mod exec;
@@ -32,6 +33,7 @@ mod network;
 mod ps;
 mod run;
 mod security;
+mod survive;
 mod terminal;
 mod tidy;
 

@@ -1,0 +1,369 @@
+//! What a container has changed (`rl diff`), the layer that this makes (`rl commit`), and its whole tree as
+//! a tar (`rl export`). All read the layers themselves, see [`super::tree`]; nothing is mounted or stopped.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::record::Record;
+use super::tree::{self, Dir, Found};
+use crate::error::Fail;
+use crate::image::entries::{Entry, Kind};
+use crate::image::pack::{self, Holes, Writer};
+use crate::spec::Rootfs;
+use crate::sys;
+
+/// Where the files of a container are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Place {
+    /// The writable directory; none for `--rootfs`.
+    pub upper: Option<PathBuf>,
+    /// The trees below it, the topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// What rl mounts or makes there: paths without the slash at the front.
+    pub targets: Vec<String>,
+}
+
+impl Place {
+    /// The container's.
+    ///
+    /// # Errors
+    /// `Unsupported` for the host's own directories.
+    pub fn of(record: &Record) -> Result<Self> {
+        let spec = record.spec()?;
+        let mut targets: Vec<String> = [
+            "dev",
+            "proc",
+            "sys",
+            "etc/hosts",
+            "etc/hostname",
+            "etc/resolv.conf",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let mounts = spec.mounts.iter().map(|mount| &mount.target);
+        let devices = spec.devices.iter().map(|device| &device.target);
+        targets.extend(
+            mounts
+                .chain(devices)
+                .map(|target| target.trim_matches('/').to_owned()),
+        );
+        let (upper, lowers) = match &spec.rootfs {
+            Rootfs::Layers { diff_ids } => {
+                let lowers = diff_ids.iter().rev().map(|diff_id| {
+                    Ok(record
+                        .store()
+                        .root()
+                        .join(crate::image::layer_dir(diff_id)?))
+                });
+                (
+                    Some(record.dir().join("upper")),
+                    lowers.collect::<Result<_>>()?,
+                )
+            }
+            Rootfs::Directory { path } => (None, vec![path.clone()]),
+            Rootfs::Host => {
+                return Err(Fail::unsupported(
+                    "a container over the host's own directories cannot be copied as a whole",
+                )
+                .into());
+            }
+        };
+        Ok(Self {
+            upper,
+            lowers,
+            targets,
+        })
+    }
+
+    fn is_target(&self, path: &[u8]) -> bool {
+        path.starts_with(b"dev/") || self.targets.iter().any(|target| target.as_bytes() == path)
+    }
+
+    fn upper(&self) -> Result<OwnedFd> {
+        let upper = self.upper.as_ref().ok_or_else(|| {
+            Fail::unsupported("a container over a plain directory has no changes of its own")
+                .hint("`rl export` gives its whole tree")
+        })?;
+        Ok(sys::fs::open_trusted(
+            upper,
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        )?)
+    }
+}
+
+/// Docker's letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was not there.
+    Added,
+    /// It was there.
+    Changed,
+    /// It is not there any more.
+    Deleted,
+}
+
+/// One changed path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Without the slash at the front.
+    pub path: Vec<u8>,
+    /// How.
+    pub change: Change,
+    /// A directory that hides what was there.
+    pub opaque: bool,
+}
+
+/// All changes, sorted by path.
+///
+/// # Errors
+/// The system's.
+pub fn changes(place: &Place) -> Result<Vec<Changed>> {
+    let upper = place.upper()?;
+    let lower = Dir::open(&place.lowers)?;
+    let mut all = Vec::new();
+    compare(place, &upper, Some(&lower), false, b"", &mut all)?;
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(all)
+}
+
+/// Returns whether anything below was passed over.
+fn compare(
+    place: &Place,
+    upper: &OwnedFd,
+    lower: Option<&Dir>,
+    hidden: bool,
+    at: &[u8],
+    all: &mut Vec<Changed>,
+) -> Result<bool> {
+    let names = Dir::of(upper.try_clone().context("copying a descriptor")?).names()?;
+    let mut passed = false;
+    if hidden && let Some(lower) = lower {
+        for name in lower.names()? {
+            if names.binary_search(&name).is_err() && lower.find(&name)?.is_some() {
+                all.push(Changed {
+                    path: join(at, &name),
+                    change: Change::Deleted,
+                    opaque: false,
+                });
+            }
+        }
+    }
+    for name in &names {
+        let path = join(at, name);
+        let below = match lower {
+            Some(lower) => lower.find(name)?,
+            None => None,
+        };
+        let change = if below.is_some() {
+            Change::Changed
+        } else {
+            Change::Added
+        };
+        let changed = |change, opaque| Changed {
+            path: path.clone(),
+            change,
+            opaque,
+        };
+        let (fd, stat) = match tree::look(upper.as_fd(), name)? {
+            Found::Nothing => continue,
+            Found::Whiteout => {
+                if below.is_some() {
+                    all.push(changed(Change::Deleted, false));
+                }
+                continue;
+            }
+            Found::File(fd, stat) => (fd, stat),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            if place.is_target(&path) && stat.st_size == 0 && below.is_none() {
+                passed = true;
+            } else {
+                all.push(changed(change, false));
+            }
+            continue;
+        }
+        let dir = tree::listed(fd.as_fd(), name)?;
+        let opaque = tree::hides(&dir);
+        let hidden = hidden || opaque;
+        let before = all.len();
+        let lower_dir = below.as_ref().and_then(|(_, _, dir)| dir.as_ref());
+        let left_out = compare(place, &dir, lower_dir, hidden, &path, all)?;
+        let silent = all.len() == before;
+        let same = below
+            .as_ref()
+            .is_some_and(|(_, old, dir)| dir.is_some() && alike(old, &stat));
+        let ours = silent && below.is_none() && (left_out || place.is_target(&path));
+        if ours || (silent && same && !hidden) {
+            passed |= ours;
+        } else {
+            all.push(changed(change, opaque && below.is_some()));
+        }
+    }
+    Ok(passed)
+}
+
+fn alike(a: &Stat, b: &Stat) -> bool {
+    (a.st_mode, a.st_uid, a.st_gid) == (b.st_mode, b.st_uid, b.st_gid)
+}
+
+fn join(at: &[u8], name: &[u8]) -> Vec<u8> {
+    if at.is_empty() {
+        name.to_vec()
+    } else {
+        [at, b"/", name].concat()
+    }
+}
+
+/// Writes `A /path` and so on.
+///
+/// # Errors
+/// The system's, the output's.
+pub fn print(place: &Place, out: &mut dyn Write) -> Result<()> {
+    for Changed { path, change, .. } in changes(place)? {
+        let letter: &[u8] = match change {
+            Change::Added => b"A /",
+            Change::Changed => b"C /",
+            Change::Deleted => b"D /",
+        };
+        out.write_all(&[letter, &path, b"\n"].concat())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Paths of files with several names, by device and inode.
+type Links = HashMap<(u64, u64), Vec<u8>>;
+
+/// Writes one file; one that was written under another name becomes a link to that.
+///
+/// # Errors
+/// The output's; what is gone meanwhile is passed over.
+pub fn write_file<W: Write>(
+    writer: &mut Writer<W>,
+    links: &mut Links,
+    fd: &OwnedFd,
+    path: &[u8],
+    holes: Holes,
+) -> Result<()> {
+    let described = match pack::describe(fd.as_fd(), path, holes) {
+        Err(error) if error.errno == Errno::NOENT => return Ok(()),
+        described => described?,
+    };
+    let Some((entry, content)) = described else {
+        return Ok(());
+    };
+    let stat = rustix::fs::fstat(fd).context("looking at a file")?;
+    if stat.st_nlink > 1 && entry.kind != Kind::Directory {
+        if let Some(first) = links.get(&(stat.st_dev, stat.st_ino)) {
+            let link = Entry {
+                kind: Kind::HardLink,
+                link: first.clone(),
+                size: 0,
+                extents: None,
+                xattrs: Vec::new(),
+                device: (0, 0),
+                ..entry
+            };
+            return Ok(writer.header(&link)?);
+        }
+        links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+    }
+    match content {
+        Some(content) => writer.file(&entry, &content)?,
+        None => writer.header(&entry)?,
+    }
+    Ok(())
+}
+
+/// Writes all that is below `dir`.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_below<W: Write>(
+    writer: &mut Writer<W>,
+    links: &mut Links,
+    dir: &Dir,
+    at: &[u8],
+) -> Result<()> {
+    for name in dir.names()? {
+        let Some((fd, _, inner)) = dir.find(&name)? else {
+            continue;
+        };
+        let path = join(at, &name);
+        write_file(writer, links, &fd, &path, Holes::Kept)?;
+        drop(fd);
+        if let Some(inner) = inner {
+            write_below(writer, links, &inner, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the whole tree as a tar.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn export(place: &Place, out: impl Write) -> Result<()> {
+    let trees: Vec<PathBuf> = place.upper.iter().chain(&place.lowers).cloned().collect();
+    let mut writer = Writer::new(std::io::BufWriter::with_capacity(128 << 10, out));
+    write_below(&mut writer, &mut Links::new(), &Dir::open(&trees)?, b"")?;
+    writer.finish()?;
+    Ok(())
+}
+
+/// Writes the changes as a layer. Source: OCI image specification, layer.md.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn layer<W: Write>(place: &Place, out: W) -> Result<W> {
+    let upper = place.upper()?;
+    let mut writer = Writer::new(out);
+    let mut links = Links::new();
+    for Changed {
+        path,
+        change,
+        opaque,
+    } in changes(place)?
+    {
+        let cut = path
+            .iter()
+            .rposition(|byte| *byte == b'/')
+            .map_or(0, |slash| slash + 1);
+        if change == Change::Deleted {
+            let path = [&path[..cut], b".wh.", &path[cut..]].concat();
+            writer.header(&Entry {
+                path,
+                mode: 0o600,
+                ..Entry::default()
+            })?;
+            continue;
+        }
+        let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let name = Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&path));
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let fd = match sys::fs::openat2(upper.as_fd(), name, flags, Mode::empty(), below) {
+            Ok(fd) => fd,
+            // Gone, or become something else, since it was looked at.
+            Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        write_file(&mut writer, &mut links, &fd, &path, Holes::Filled)?;
+        if opaque {
+            let path = [&path[..], b"/.wh..wh..opq"].concat();
+            writer.header(&Entry {
+                path,
+                mode: 0o600,
+                ..Entry::default()
+            })?;
+        }
+    }
+    Ok(writer.finish()?)
+}
