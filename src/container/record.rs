@@ -155,10 +155,32 @@ impl Record {
     /// The system's, with the path that stays.
     pub fn remove(self, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
         remove_dir(&self.dir(), plan, helpers)?;
-        let _ = std::fs::remove_file(self.store.names().join(&self.name)); // somebody else may have taken it over
+        release_name(&self.store, &self.id, &self.name);
         let _ = std::fs::remove_file(&self.lock_path); // a stale one is swept by the next command
         drop(self.lock);
         Ok(())
+    }
+}
+
+/// Gives up the claim of container `id` on `name`; somebody else may have taken it over.
+fn release_name(store: &Store, id: &str, name: &str) {
+    let link = store.names().join(name);
+    if std::fs::read_link(&link).is_ok_and(|holder| holder == Path::new(id)) {
+        let _ = std::fs::remove_file(&link); // a dangling name is no claim
+    }
+}
+
+/// As [`release_name`] when nothing tells which name that was: the command was killed between the claim and
+/// the description, or between removing the one and the other.
+fn release_names(store: &Store, id: &str) {
+    for entry in std::fs::read_dir(store.names())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if let Some(name) = entry.file_name().to_str() {
+            release_name(store, id, name);
+        }
     }
 }
 
@@ -228,8 +250,9 @@ pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
             if remove_dir(&dir, plan, helpers).is_err() {
                 continue;
             }
-            if let Some(spec) = spec {
-                let _ = std::fs::remove_file(store.names().join(&spec.name)); // a dangling name is no claim
+            match spec {
+                Some(spec) => release_name(store, id, &spec.name),
+                None => release_names(store, id),
             }
         }
         let _ = std::fs::remove_file(&path); // the next sweep tries again
