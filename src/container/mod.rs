@@ -5,6 +5,7 @@ mod record;
 pub mod usage;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
@@ -49,7 +50,7 @@ pub fn run(
     let available = Available::probe();
     let (plan, notice) = idmap::plan(&spec.userns, &available)?;
     let helpers = available.helpers.as_ref().ok();
-    if let Some(notice) = notice {
+    if let Some(notice) = notice.filter(|_| is_news()) {
         say(&degraded(
             &notice,
             "running with one id; other owners inside the container are not kept apart",
@@ -120,7 +121,7 @@ pub fn image_work(
 ) -> Result<String> {
     let available = Available::probe();
     let (plan, notice) = idmap::plan(&UserNs::Auto, &available)?;
-    if let Some(notice) = notice {
+    if let Some(notice) = notice.filter(|_| is_news()) {
         say(&degraded(
             &notice,
             "other owners than you are noted, not set",
@@ -139,6 +140,12 @@ pub fn image_work(
         &plan,
         available.helpers.as_ref().ok(),
     )
+}
+
+/// Whether it has not been said yet that there is only one id: a command that pulls and runs meets it twice.
+fn is_news() -> bool {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    !SAID.swap(true, Ordering::Relaxed)
 }
 
 /// One line: what is missing, what happens instead, where to read on.
