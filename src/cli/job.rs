@@ -105,6 +105,8 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
     quiet: bool,
     work: Work,
 ) -> Result<T> {
+    // Whose the files are makes no difference to their removal.
+    let concerns_owners = !matches!(work, Work::Remove { .. });
     let request = |ids| {
         let request = Request {
             store: store.root().to_owned(),
@@ -114,7 +116,11 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
         };
         serde_json::to_string(&request).context("asking for image work")
     };
-    let answer = container::image_work(title, request, &mut |line| say(&format!("rl: {line}")))?;
+    let answer = container::image_work(title, request, &mut |line| {
+        if concerns_owners {
+            say(&format!("rl: {line}"));
+        }
+    })?;
     serde_json::from_str(&answer).context("reading a job's answer")
 }
 

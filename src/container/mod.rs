@@ -369,6 +369,9 @@ fn write_etc(
     for (name, text) in files {
         let path = dir.join(name);
         std::fs::write(&path, text).map_err(|error| disk_error(error, &path))?;
+        // Other users inside read them, whatever the caller's umask.
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o644))
+            .with_context(|| format!("opening `{}`", path.display()))?;
         etc.push((path, format!("/etc/{name}")));
     }
     Ok(etc)

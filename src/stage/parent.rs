@@ -540,23 +540,18 @@ fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<
         sys::fs::open_trusted(Path::new(&format!("/proc/{pid}/ns/{kind}")), OFlags::RDONLY)
     };
     let (user, mount) = (namespace("user")?, namespace("mnt")?);
-    let absolute = |path: &Path| {
-        base.join(path)
-            .to_string_lossy()
-            .replace('\\', "\\\\")
-            .replace(':', "\\:")
-            .replace(',', "\\,")
-    };
+    // Pid 1 stands in `base`. A path by way of it has nothing that fuse-overlayfs or libfuse take for a separator.
+    let short = |path: &Path| format!("/proc/{pid}/cwd/{}", path.display());
     let lower = lowers
         .iter()
         .rev()
-        .map(|path| absolute(path))
+        .map(|path| short(path))
         .collect::<Vec<_>>()
         .join(":");
     let options = format!(
         "lowerdir={lower},upperdir={},workdir={}",
-        absolute(upper),
-        absolute(work)
+        short(upper),
+        short(work)
     );
     let target = base.join(merged);
     let c_string = |text: String| CString::new(text).context("a path with a NUL byte");
@@ -584,17 +579,25 @@ fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<
     Ok(merged.clone())
 }
 
+/// A path as mountinfo writes it. Source: proc(5), and `seq_path()` in the kernel, which escapes these four.
+fn in_mountinfo(path: &str) -> String {
+    path.replace('\\', "\\134")
+        .replace(' ', "\\040")
+        .replace('\t', "\\011")
+        .replace('\n', "\\012")
+}
+
 /// Waits until the mount shows in the container's mount table, or the process ends. Source: proc(5): a change
 /// of `mountinfo` is an exceptional condition for poll(2).
 fn wait_mounted(pid: i32, target: &Path, child: &Child) -> Result<()> {
     let table = format!("/proc/{pid}/mountinfo");
+    let wanted = in_mountinfo(&target.to_string_lossy());
     let file = sys::fs::open_trusted(Path::new(&table), OFlags::RDONLY)?;
     loop {
         let text = std::fs::read_to_string(&table).with_context(|| format!("reading {table}"))?;
-        let wanted = target.to_string_lossy();
         if text
             .lines()
-            .any(|line| line.split(' ').nth(4) == Some(wanted.as_ref()) && line.contains(" - fuse"))
+            .any(|line| line.split(' ').nth(4) == Some(&wanted) && line.contains(" - fuse"))
         {
             return Ok(());
         }

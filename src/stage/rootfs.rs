@@ -722,6 +722,8 @@ fn host_root(dir: &Path, notices: &mut Vec<String>) -> Result<Root> {
     rustix::fs::chmod(root_dir.join("root"), Mode::from_raw_mode(0o700))
         .context("closing /root")?;
     let root = directory_root(&root_dir)?;
+    // The kernel takes 255 bytes for a path, and unescapes them: relative ones are short and plain.
+    rustix::process::chdir(dir).with_context(|| format!("entering `{}`", dir.display()))?;
     for name in HOST_DIRS {
         let host = Path::new("/").join(name);
         let Ok(meta) = std::fs::symlink_metadata(&host) else {
@@ -750,7 +752,7 @@ fn host_directory(
     root: &Root,
     notices: &mut Vec<String>,
 ) -> Result<()> {
-    let (upper, work) = (dir.join("upper").join(name), dir.join("work").join(name));
+    let (upper, work) = (Path::new("upper").join(name), Path::new("work").join(name));
     for path in [&upper, &work] {
         std::fs::create_dir_all(path).with_context(|| format!("making `{}`", path.display()))?;
     }
@@ -763,7 +765,7 @@ fn host_directory(
             .symlink_metadata()
             .is_ok_and(|meta| meta.is_dir())
         {
-            std::fs::create_dir_all(dir.join("upper").join(path))
+            std::fs::create_dir_all(Path::new("upper").join(path))
                 .with_context(|| format!("making `{path}`"))?;
         }
     }

@@ -150,6 +150,25 @@ mod no_ranges {
     }
 
     #[test]
+    fn no_ranges_is_said_once_by_a_run_that_pulls_and_not_by_rmi() {
+        needs!(Need::Ours, Need::NoRanges, Need::Registry);
+        let home = Home::new();
+        let image = format!("{}/busybox", crate::support::registry::plain());
+        let output = home
+            .rl("run --rm --network none")
+            .arg(&image)
+            .arg("true")
+            .ok();
+        assert_eq!(
+            output.stderr.matches("/etc/subuid").count(),
+            1,
+            "{output:?}"
+        );
+        let output = home.rl("rmi").arg(&image).ok();
+        assert!(!output.stderr.contains("/etc/subuid"), "{output:?}");
+    }
+
+    #[test]
     fn no_ranges_and_alpine_still_runs() {
         needs!(Need::Ours, Need::NoRanges, Need::Alpine);
         let home = Home::with_alpine();

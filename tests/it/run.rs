@@ -571,3 +571,59 @@ fn a_made_up_name_that_is_taken_is_made_up_again() {
         .fails(125)
         .stderr_has("taken");
 }
+
+#[test]
+fn the_store_may_have_any_path() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    let long = format!("{}/{}", "x".repeat(120), "y".repeat(110));
+    for name in [
+        "a space",
+        "co:lon",
+        "com,ma",
+        "back\\slash",
+        "line\nbreak",
+        "é",
+        &long,
+    ] {
+        let store = home.dir(name);
+        let rl = |line: &str| home.rl("--root").arg(&store).args(line.split(' '));
+        rl("load -i").arg(crate::support::image::busybox()).ok();
+        rl("run --rm --network none -v kept:/v busybox sh -c")
+            .arg("echo ok >/v/x; cat /v/x")
+            .says("ok");
+        rl("run --rm --network none host sh -c")
+            .arg("touch /usr/x && echo ok")
+            .says("ok");
+        // fuse-overlayfs itself splits at the colon.
+        if name != "co:lon" && Need::check(&Need::Program("fuse-overlayfs")).is_ok() {
+            rl("run --rm --network none busybox echo ok")
+                .env("RL_STORAGE_DRIVER", "fuse-overlayfs")
+                .says("ok");
+        }
+    }
+}
+
+#[test]
+fn what_the_caller_keeps_private_is_readable_inside() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::with_busybox();
+    home.sh("umask 077; \"$RL\" run --rm --network none -u app busybox sh -c 'cat /etc/hosts /etc/hostname /etc/resolv.conf >/dev/null && umask'")
+        .says("0022");
+}
+
+#[test]
+fn a_working_directory_that_was_removed_is_no_reason_to_fail() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let gone = home.dir("gone");
+    let script = |words: &str| {
+        home.sh(&format!(
+            "rmdir ../gone; \"$RL\" run --rm --network none {words}"
+        ))
+        .cwd(&gone)
+    };
+    script("busybox echo ok").says("ok");
+    std::fs::create_dir(&gone).unwrap();
+    script("-v .:/x busybox ls /x").fails(125);
+}

@@ -19,7 +19,7 @@ pub mod values;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 pub use spec::{Environment, spec, variables};
 
@@ -75,7 +75,7 @@ pub fn environment() -> Result<Environment<'static>> {
         variables: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
-        cwd: std::env::current_dir().context("finding the working directory")?,
+        cwd: working_directory(),
         stdin_is_terminal: std::io::stdin().is_terminal(),
         selinux: has_selinux(),
         masked_paths: confine::default_masked_paths(),
@@ -84,6 +84,12 @@ pub fn environment() -> Result<Environment<'static>> {
         read: &|path| std::fs::read(path),
         look: &|path| std::fs::metadata(path).map(|_| ()),
     })
+}
+
+/// Where relative paths begin. A directory that has been removed meanwhile keeps nobody from running what needs
+/// none; a relative path is then one below a name that does not exist.
+fn working_directory() -> PathBuf {
+    std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/proc/self/cwd (removed)"))
 }
 
 /// Whether SELinux is at work on this machine.
