@@ -189,9 +189,8 @@ pub fn plan(userns: &UserNs, available: &Available) -> Result<(Plan, Option<Noti
             host: 0,
             count: u32::MAX,
         }];
-        let notice = Fail::unsupported(
-            "started by root without ranges in /etc/subuid: the container's ids are the host's own",
-        );
+        let notice =
+            Fail::unsupported("started by root, who has no ranges in /etc/subuid and /etc/subgid");
         return Ok((
             Plan {
                 uids: all.clone(),

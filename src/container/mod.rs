@@ -19,6 +19,7 @@ pub mod view;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
@@ -139,11 +140,13 @@ impl Machine {
     pub fn look(spec: &ContainerSpec, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let available = Available::probe();
         let (plan, notice) = idmap::plan(&spec.userns, &available)?;
-        if let Some(notice) = notice {
-            say(&degraded(
-                &notice,
-                "running with one id; other owners inside the container are not kept apart",
-            ));
+        if let Some(notice) = notice.filter(|_| is_news()) {
+            let instead = if plan.is_mapped() {
+                "running with all ids as they are"
+            } else {
+                "running with one id; other owners inside the container are not kept apart"
+            };
+            say(&degraded(&notice, instead));
         }
         let (network, notice) = net::choose(&spec.network)?;
         if let Some(notice) = notice {
@@ -175,11 +178,13 @@ pub fn image_work(
 ) -> Result<String> {
     let available = Available::probe();
     let (plan, notice) = idmap::plan(&UserNs::Auto, &available)?;
-    if let Some(notice) = notice {
-        say(&degraded(
-            &notice,
-            "other owners than you are noted, not set",
-        ));
+    if let Some(notice) = notice.filter(|_| is_news()) {
+        let instead = if plan.is_mapped() {
+            "owners are set as they are"
+        } else {
+            "other owners than you are noted, not set"
+        };
+        say(&degraded(&notice, instead));
     }
     let ids = if plan.is_mapped() {
         Ids::Mapped
@@ -194,6 +199,12 @@ pub fn image_work(
         &plan,
         available.helpers.as_ref().ok(),
     )
+}
+
+/// Whether it has not been said yet that ids are short: a command that pulls and runs meets it twice.
+fn is_news() -> bool {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    !SAID.swap(true, Ordering::Relaxed)
 }
 
 /// One line: what is missing, what happens instead, where to read on.
