@@ -191,14 +191,15 @@ fn a_name_whose_container_was_never_described_is_given_up() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
     home.rl("run --network none --name kept busybox true").ok();
-    // What a kill leaves between the claim of a name and the description of its container, and in the middle of
-    // a removal.
+    // What a kill leaves between the claim of a name and the container's place, and in the middle of a removal.
     let store = home.store();
-    for id in ["made", "removed"] {
+    for (id, what) in [("made", "new"), ("removed", "removed")] {
+        let half = store.join("tmp").join(format!("{id}.{what}"));
+        std::fs::create_dir(&half).unwrap();
+        std::fs::write(half.join("lock"), "").unwrap();
         std::fs::write(store.join("tmp").join(format!("{id}.container")), "").unwrap();
         std::os::unix::fs::symlink(id, store.join("names").join(format!("name_of_{id}"))).unwrap();
     }
-    std::fs::create_dir(store.join("containers/made")).unwrap();
     home.rl("run --rm --network none busybox true").ok();
     let names: Vec<_> = std::fs::read_dir(store.join("names"))
         .unwrap()
