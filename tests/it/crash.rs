@@ -197,6 +197,9 @@ fn a_name_whose_container_was_never_described_is_given_up() {
         let half = store.join("tmp").join(format!("{id}.{what}"));
         std::fs::create_dir(&half).unwrap();
         std::fs::write(half.join("lock"), "").unwrap();
+        // One that is new may be about to take its lock.
+        let half = std::fs::File::open(&half).unwrap();
+        half.set_modified(std::time::UNIX_EPOCH).unwrap();
         std::fs::write(store.join("tmp").join(format!("{id}.container")), "").unwrap();
         std::os::unix::fs::symlink(id, store.join("names").join(format!("name_of_{id}"))).unwrap();
     }
