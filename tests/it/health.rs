@@ -195,11 +195,7 @@ fn checks_stop_with_the_container_and_begin_again_with_it() {
         .fails(125)
         .stderr_has("is not running");
     // Nobody is left who could check.
-    let processes = home
-        .program("pgrep")
-        .args(["-f", "^rl:\\[health\\] c"])
-        .run();
-    assert_eq!(processes.stdout, "");
+    assert_eq!(checkers(&home, "c"), 0);
     assert_eq!(health(&home, "c"), before);
     home.rl("restart c").ok();
     becomes(&home, "c", "healthy");
@@ -257,14 +253,18 @@ fn a_container_in_the_foreground_is_checked_too() {
     home.rl("exec c touch /end").ok();
     front.wait().code(4);
     waiting.wait().code(0).stdout_is("4\n");
-    assert!(health_processes(&home).is_empty());
+    assert_eq!(checkers(&home, "c"), 0);
 }
 
-fn health_processes(home: &Home) -> String {
-    home.program("pgrep")
-        .args(["-f", "^rl:\\[health\\] c"])
-        .run()
-        .stdout
+/// How many processes check the health of this home's container.
+fn checkers(home: &Home, name: &str) -> usize {
+    let words = format!("rl:[health] {name}\0__health\0{}", home.store().display());
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|entry| {
+        std::fs::read_to_string(entry.path().join("cmdline"))
+            .is_ok_and(|text| text.starts_with(&words))
+    })
+    .count()
 }
 
 #[test]

@@ -131,15 +131,19 @@ fn a_container_that_writes_much_costs_little_memory_and_no_line_is_lost() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
     let mib: u64 = std::env::var("RL_TEST_LOG_MIB").map_or(64, |text| text.parse().unwrap());
-    let lines = mib << 16;
-    let script = format!("seq -f %015.0f 1 {lines}; touch /over; sleep 100000");
+    // Lines of 1 KiB.
+    let lines = mib << 10;
+    let print = format!("BEGIN {{ for (i = 1; i <= {lines}; i++) printf \"%01023d\\n\", i }}");
+    let script = format!("awk '{print}'; touch /over; sleep 100000");
     home.rl("run -d --network none --name c --log-opt max-size=16m busybox sh -c")
         .arg(&script)
         .ok();
     let program = crate::life::pid(&home, "c").unwrap();
     let over = std::path::PathBuf::from(format!("/proc/{program}/root/over"));
     // Counts as fast as it comes: what is said is every line, in order, across all rotations.
-    let mut follower = home.sh("exec 3>&1; rl logs -f c | awk '$0 + 0 != NR { print \"lost\", NR, $0; exit } END { print NR }'").spawn();
+    let count =
+        "$RL logs -f c | awk '$0 + 0 != NR { print \"lost\", NR, $0; exit } END { print NR }'";
+    let mut follower = home.sh(count).spawn();
     let begun = std::time::Instant::now();
     while !over.exists() {
         assert!(
