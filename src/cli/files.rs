@@ -55,7 +55,7 @@ fn ask(record: &Record, title: &str, work: Work, out: Option<OwnedFd>) -> Result
     };
     let aids = Aids {
         stdio: [None, out],
-        root: None,
+        ..Aids::default()
     };
     let helpers = available.helpers.as_ref().ok();
     parent::job_with(job, title, &plan, helpers, aids, || Ok(()))

@@ -9,8 +9,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use super::progress::{self, Verb, say};
+use super::{copy, files};
+use crate::container::copy::receive::{Owners, Shape};
+use crate::container::copy::send::LastLink;
+use crate::container::copy::{Mounted, Mounting};
 use crate::container::diff::{self, Place};
 use crate::container::{self, usage};
 use crate::image::archive::{self, ImportOptions};
@@ -77,6 +80,32 @@ pub enum Work {
         /// Whose files.
         place: Place,
     },
+    /// Writes files as a tar to standard output; answered by [`crate::container::copy::send::Sent`].
+    Send {
+        /// What has to be mounted for it.
+        mounting: Option<Mounting>,
+        /// The container, for messages.
+        container: String,
+        /// What is sent.
+        path: PathBuf,
+        /// Whether the last name may be a link.
+        links: LastLink,
+        /// What the archive calls it.
+        name: Vec<u8>,
+    },
+    /// Makes files of a tar from standard input; answered by [`crate::container::copy::receive::Received`].
+    Receive {
+        /// What has to be mounted for it.
+        mounting: Option<Mounting>,
+        /// The container, for messages.
+        container: String,
+        /// Where they go.
+        path: PathBuf,
+        /// What comes.
+        shape: Shape,
+        /// Whose they are then.
+        owners: Owners,
+    },
     /// Answered by a list of lines for standard output.
     Remove {
         /// A name or id.
@@ -128,7 +157,7 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
 ///
 /// # Errors
 /// The work's; a request that is not one of ours.
-pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
+pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
     let Request {
         store,
         ids,
@@ -192,6 +221,30 @@ pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
         Work::Export { place } => {
             files::answer(|out| diff::export(&place, out))?;
             serde_json::to_string(&())
+        }
+        Work::Send {
+            mounting,
+            container,
+            path,
+            links,
+            name,
+        } => {
+            let mounted = Mounted::new(mounting.as_ref(), root)?;
+            let sent = mounted.with(container, |view| copy::send_here(view, &path, links, &name));
+            serde_json::to_string(&sent?)
+        }
+        Work::Receive {
+            mounting,
+            container,
+            path,
+            shape,
+            owners,
+        } => {
+            let mounted = Mounted::new(mounting.as_ref(), root)?;
+            let received = mounted.with(container, |view| {
+                copy::receive_here(view, &path, &shape, owners)
+            });
+            serde_json::to_string(&received?)
         }
         Work::Remove { image, force } => {
             let force = if force { Force::Yes } else { Force::No };

@@ -4,6 +4,7 @@
 
 mod autostart;
 mod container;
+mod copy;
 mod doctor;
 mod events;
 mod exec;
@@ -94,6 +95,11 @@ pub enum Command {
     Diff(files::DiffArgs),
     /// Write the whole tree of a container as a tar
     Export(files::ExportArgs),
+    /// Copy files between a container and the host
+    #[command(
+        override_usage = "rl cp [OPTIONS] CONTAINER:SRC DEST|-\n       rl cp [OPTIONS] SRC|- CONTAINER:DEST"
+    )]
+    Cp(copy::CopyArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -164,6 +170,8 @@ pub enum ContainerCommand {
     Top(container::TopArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
+    /// Copy files between a container and the host
+    Cp(copy::CopyArgs),
     /// Remove all containers that do not run
     Prune(container::PruneArgs),
 }
@@ -240,6 +248,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Exec(args) => exec::exec(args, &store()?),
         C::Diff(args) => files::diff(args, &store()?),
         C::Export(args) => files::export(args, &store()?),
+        C::Cp(args) | C::Container(N::Cp(args)) => copy::copy(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),
