@@ -98,8 +98,7 @@ pub fn copy(args: &CopyArgs, store: &Store) -> Result<u8> {
             match (outer, received) {
                 (Err(error), None) => return Err(error),
                 (Err(sender), Some(Err(receiver))) => {
-                    let cut = crate::error::kind(&receiver) == crate::error::Kind::System
-                        && format!("{receiver:#}").contains("unexpected end");
+                    let cut = format!("{receiver:#}").contains("ends in the middle");
                     return Err(if cut { sender } else { receiver });
                 }
                 (Err(error), Some(Ok(_))) => return Err(error),
@@ -219,7 +218,11 @@ fn shape(path: &str) -> Shape {
     Shape::Tree(name.map_or_else(Vec::new, |name| name.as_encoded_bytes().to_vec()))
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+/// A pipe: what is read, and what is written.
+///
+/// # Errors
+/// pipe2(2).
+pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("making a pipe")
 }
 

@@ -17,6 +17,7 @@ use crate::container::copy::{Mounted, Mounting};
 use crate::container::diff::{self, Place};
 use crate::container::{self, usage};
 use crate::image::archive::{self, ImportOptions};
+use crate::image::commit::{self, Recipe};
 use crate::image::ingest::Progress;
 use crate::image::layer::Ids;
 use crate::image::platform::Platform;
@@ -79,6 +80,18 @@ pub enum Work {
     Export {
         /// Whose files.
         place: Place,
+    },
+    /// Writes a container's changes, or all of its files, as a tar that [`commit::end`] marks to standard output.
+    Layer {
+        /// Whose files.
+        place: Place,
+        /// All of them.
+        squash: bool,
+    },
+    /// Makes an image of such a tar from standard input; answered by its id.
+    Commit {
+        /// What beside the layer.
+        recipe: Recipe,
     },
     /// Writes files as a tar to standard output; answered by [`crate::container::copy::send::Sent`].
     Send {
@@ -221,6 +234,22 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
         Work::Export { place } => {
             files::answer(|out| diff::export(&place, out))?;
             serde_json::to_string(&())
+        }
+        Work::Layer { place, squash } => {
+            files::answer(|out| {
+                if squash {
+                    diff::export(&place, &mut *out)?;
+                } else {
+                    diff::layer(&place, &mut *out)?;
+                }
+                Ok(commit::end(out)?)
+            })?;
+            serde_json::to_string(&())
+        }
+        Work::Commit { recipe } => {
+            let display = progress::display(Verb::Import, quiet);
+            let id = commit::commit(&store, open(None)?, &recipe, ids, display.as_ref())?;
+            serde_json::to_string(&id)
         }
         Work::Send {
             mounting,

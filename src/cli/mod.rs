@@ -3,6 +3,7 @@
 //! Only `cli` prints. Parsing never acts.
 
 mod autostart;
+mod commit;
 mod container;
 mod copy;
 mod doctor;
@@ -100,6 +101,8 @@ pub enum Command {
         override_usage = "rl cp [OPTIONS] CONTAINER:SRC DEST|-\n       rl cp [OPTIONS] SRC|- CONTAINER:DEST"
     )]
     Cp(copy::CopyArgs),
+    /// Make an image from what a container has changed
+    Commit(commit::CommitArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -172,6 +175,8 @@ pub enum ContainerCommand {
     Rename(container::RenameArgs),
     /// Copy files between a container and the host
     Cp(copy::CopyArgs),
+    /// Make an image from what a container has changed
+    Commit(commit::CommitArgs),
     /// Remove all containers that do not run
     Prune(container::PruneArgs),
 }
@@ -249,6 +254,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Diff(args) => files::diff(args, &store()?),
         C::Export(args) => files::export(args, &store()?),
         C::Cp(args) | C::Container(N::Cp(args)) => copy::copy(args, &store()?),
+        C::Commit(args) | C::Container(N::Commit(args)) => commit::commit(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

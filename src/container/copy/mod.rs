@@ -121,16 +121,16 @@ fn running(pid: i32) -> Result<Reach> {
     let root = open("root", OFlags::PATH | OFlags::DIRECTORY)?;
     let here = sys::fs::open_trusted(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
     let place = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    if place(&root)? == place(&here)? {
+    // Only who is in the user namespace of a FUSE mount may use it (fuse_allow_current_process() in the kernel). For
+    // all other files a namespace beside the container's is as good, and nothing in the container has rights over it.
+    let fuse = rustix::fs::fstatfs(&root).is_ok_and(|stat| stat.f_type == FUSE);
+    if !fuse && place(&root)? == place(&here)? {
         return Err(
             Fail::conflict("its first process still has the host's root directory")
                 .hint("try again when it has started")
                 .into(),
         );
     }
-    // Only who is in the user namespace of a FUSE mount may use it (fuse_allow_current_process() in the kernel). For
-    // all other files a namespace beside the container's is as good, and nothing in the container has rights over it.
-    let fuse = rustix::fs::fstatfs(&root).is_ok_and(|stat| stat.f_type == FUSE);
     let user = if fuse {
         Some(open("ns/user", OFlags::RDONLY)?)
     } else {
