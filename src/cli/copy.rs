@@ -83,7 +83,18 @@ pub fn copy(args: &CopyArgs, store: &Store) -> Result<u8> {
     };
     let copied = match (end(&args.from)?, end(&args.to)?) {
         (End::Container(from, path), End::Container(to, target)) => {
-            let (from, to) = (Inside::find(store, from)?, Inside::find(store, to)?);
+            let (from_name, from) = (from, Inside::find(store, from)?);
+            let stopped = from.reach.borrow().mounting.is_some();
+            if stopped && Record::find(store, to)?.id == from.record.id {
+                return Err(Fail::unsupported(format!(
+                    "container `{from_name}` does not run, and its files cannot be mounted twice"
+                ))
+                .hint(format!(
+                    "start it first: rl start {from_name}; or copy by way of the host"
+                ))
+                .into());
+            }
+            let to = Inside::find(store, to)?;
             let source = from.source(path, links, b".");
             let work = to.target(target, shape(path), args.archive);
             let (reader, writer) = pipe()?;
@@ -141,7 +152,7 @@ pub fn copy(args: &CopyArgs, store: &Store) -> Result<u8> {
             let from = Inside::find(store, from)?;
             let name = match shape(path) {
                 Shape::Tree(name) if !name.is_empty() => name,
-                _ => b".".to_vec(),
+                Shape::Tree(_) | Shape::Content | Shape::Archive => b".".to_vec(),
             };
             let sent = from.ask(from.source(path, links, &name), [None, None], || Ok(()))?;
             from.emit(store, "archive-path", path);

@@ -239,7 +239,12 @@ fn is_copy_of(new: (&OwnedFd, &Stat), old: (&OwnedFd, &Stat)) -> bool {
         && match FileType::from_raw_mode(new.st_mode) {
             FileType::RegularFile => new.st_size == old.st_size && time(new) == time(old),
             FileType::Symlink => text(new_fd) == text(old_fd),
-            _ => new.st_rdev == old.st_rdev,
+            FileType::Directory
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => new.st_rdev == old.st_rdev,
         }
 }
 

@@ -414,7 +414,13 @@ fn is_whiteout(dir: BorrowedFd<'_>, name: &OsStr, stat: &rustix::fs::Stat) -> bo
             rustix::fs::openat(dir, name, flags, Mode::empty())
                 .is_ok_and(|fd| has_value(fd.as_fd(), "user.overlay.whiteout", None))
         }
-        _ => false,
+        FileType::RegularFile
+        | FileType::Directory
+        | FileType::Symlink
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::BlockDevice
+        | FileType::Unknown => false,
     }
 }
 

@@ -18,7 +18,9 @@ mod support;
 
 mod apt;
 mod badinput;
+mod commit;
 mod copy;
+mod cp;
 mod crash;
 mod doctor;
 mod exec;

@@ -226,7 +226,7 @@ impl Mounted {
         let done = work(&view);
         if let (Some(fuse), View::Inside(root, _)) = (fuse, view) {
             // What fuse-overlayfs still holds back is written before it ends.
-            let synced = reopen(&root).and_then(|dir| rustix::fs::syncfs(dir));
+            let synced = reopen(&root).and_then(rustix::fs::syncfs);
             drop(root);
             fuse.kill();
             fuse.wait()?;

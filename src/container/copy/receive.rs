@@ -434,7 +434,11 @@ impl Receiver<'_> {
                 .into());
             }
             FileType::CharacterDevice | FileType::BlockDevice => return Ok(false),
-            _ => {}
+            FileType::RegularFile
+            | FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::Unknown => {}
         }
         match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),

@@ -122,7 +122,7 @@ impl<W: Write> Sender<W> {
         if depth == DEPTH {
             return Err(failed("openat", Errno::NAMETOOLONG).into());
         }
-        if stat.st_dev != above.st_dev
+        if (depth == 0 || stat.st_dev != above.st_dev)
             && rustix::fs::fstatfs(&fd).is_ok_and(|stat| KERNEL.contains(&stat.f_type))
         {
             return Ok(());
