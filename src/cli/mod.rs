@@ -4,7 +4,9 @@
 
 mod autostart;
 mod check;
+mod commit;
 mod container;
+mod copy;
 mod doctor;
 mod events;
 mod exec;
@@ -95,6 +97,13 @@ pub enum Command {
     Diff(files::DiffArgs),
     /// Write the whole tree of a container as a tar
     Export(files::ExportArgs),
+    /// Copy files between a container and the host
+    #[command(
+        override_usage = "rl cp [OPTIONS] CONTAINER:SRC DEST|-\n       rl cp [OPTIONS] SRC|- CONTAINER:DEST"
+    )]
+    Cp(copy::CopyArgs),
+    /// Make an image from what a container has changed
+    Commit(commit::CommitArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -177,6 +186,10 @@ pub enum ContainerCommand {
     Top(container::TopArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
+    /// Copy files between a container and the host
+    Cp(copy::CopyArgs),
+    /// Make an image from what a container has changed
+    Commit(commit::CommitArgs),
     /// Remove all containers that do not run
     Prune(container::PruneArgs),
 }
@@ -255,6 +268,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Exec(args) => exec::exec(args, &store()?),
         C::Diff(args) => files::diff(args, &store()?),
         C::Export(args) => files::export(args, &store()?),
+        C::Cp(args) | C::Container(N::Cp(args)) => copy::copy(args, &store()?),
+        C::Commit(args) | C::Container(N::Commit(args)) => commit::commit(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

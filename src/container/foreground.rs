@@ -52,9 +52,7 @@ pub fn run(
         network: &machine.network,
         stdio: [stdin, None, None],
     };
-    let mut running = parent::start(&launch, say, &mut |root| {
-        copy_root(record.store(), root, plan, helpers)
-    })?;
+    let mut running = parent::start(&launch, say, &mut |root| copy_root(root, plan, helpers))?;
     let (console, signals) = (running.console.take(), running.signals.take());
     let result = note(record, &running).and_then(|()| {
         if let Some(path) = &options.pidfile {

@@ -363,11 +363,10 @@ impl Monitor {
             network: &machine.network,
             stdio: [fd(0), fd(1), fd(2)],
         };
-        let store = self.record.store().clone();
         let mut running = parent::start(
             &launch,
             &mut |line| lines.push(line.to_owned()),
-            &mut |root| copy_root(&store, root, &machine.plan, machine.helpers()),
+            &mut |root| copy_root(root, &machine.plan, machine.helpers()),
         )?;
         drop(stdio);
         for line in lines {
