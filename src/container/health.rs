@@ -360,25 +360,27 @@ fn processes() -> Vec<(i32, i32, i32)> {
 
 /// The process of one check, for `words` = store, id. Leaves by `_exit`.
 pub fn main(words: &[String]) -> ! {
-    let code = match check(words) {
+    let Ok(owner) = sys::process::inherited(3) else {
+        sys::process::exit_now(125)
+    };
+    let code = match check(words, &owner) {
         Ok(code) => code,
         Err(error) => {
             let text = format!("{}\n", error::report(&error));
-            let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes()); // the owner may be gone
+            let _ = rustix::io::write(&owner, text.as_bytes()); // nobody left to tell
             error::kind(&error).exit_code()
         }
     };
     sys::process::exit_now(i32::from(code))
 }
 
-fn check(words: &[String]) -> Result<u8> {
+/// What the check says goes to `owner`.
+fn check(words: &[String], owner: &OwnedFd) -> Result<u8> {
     let [root, id] = words else {
         return Err(Fail::usage("a health check is started by rl itself").into());
     };
-    let output = sys::process::inherited(3)?;
-    rustix::stdio::dup2_stdout(&output).context("taking the pipe")?;
-    rustix::stdio::dup2_stderr(&output).context("taking the pipe")?;
-    drop(output);
+    rustix::stdio::dup2_stdout(owner).context("taking the pipe")?;
+    rustix::stdio::dup2_stderr(owner).context("taking the pipe")?;
     let record = Record::find(&Store::at(PathBuf::from(root)), id)?;
     let spec = record.spec()?;
     let health = spec.health.clone().context("no health check")?;
