@@ -424,19 +424,19 @@ pub fn is_delegated(group: &Path) -> Option<bool> {
         return Some(&value[..length] == b"1");
     }
     let unit = group.file_name()?;
-    let texts = runtime_dirs()
+    let mut texts = runtime_dirs()
         .into_iter()
         .filter_map(|dir| std::fs::read_to_string(dir.join("systemd/transient").join(unit)).ok());
-    texts.last().map(|text| hands_over(&text))
+    texts.next_back().map(|text| hands_over(&text))
 }
 
 /// The last line counts, as in every unit file.
 fn hands_over(unit: &str) -> bool {
-    let values = unit
+    let mut values = unit
         .lines()
         .filter_map(|line| line.strip_prefix("Delegate="));
     values
-        .last()
+        .next_back()
         .is_some_and(|value| !["no", "false", "off", "0"].contains(&value.trim()))
 }
 
