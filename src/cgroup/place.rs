@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::Access;
+use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 
 use super::limits::{self, Setting};
@@ -305,8 +305,64 @@ impl Ours {
     }
 }
 
+/// Removes a container's group, and with the last one what was arranged above it for limits.
+///
+/// # Errors
+/// As [`Group::remove`].
+pub fn leave(group: Group) -> Result<()> {
+    let leaf = group.path().with_file_name(SELF);
+    let parent = group.path().parent().map(Path::to_owned);
+    group.remove()?;
+    let is_scope = |path: &Path| {
+        path.file_name()
+            .and_then(|name| id_of(name.to_str()?))
+            .is_some()
+    };
+    // Systemd clears its own scopes away.
+    if let Some(parent) = parent.filter(|parent| !is_scope(parent))
+        && let Ok(leaf) = Group::open(&leaf)
+    {
+        let _ = restore(&Group::open(&parent)?, leaf); // the next container arranges it the same way
+    }
+    Ok(())
+}
+
+/// Our processes go back to where they were, when no container is left beside them.
+fn restore(parent: &Group, leaf: Group) -> Result<()> {
+    // Who has it makes a group just now.
+    if rustix::fs::flock(parent, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    let is_others = |group: &Group| group.path() != leaf.path();
+    if parent.children().iter().any(is_others) {
+        return Ok(());
+    }
+    let enabled = controllers(parent, "cgroup.subtree_control")?;
+    let none: Vec<String> = enabled.iter().map(|name| format!("-{name}")).collect();
+    parent.write("cgroup.subtree_control", &none.join(" "))?;
+    for _ in 0..ROUNDS {
+        let processes = leaf.processes()?;
+        if processes.is_empty() {
+            // Never with force: what still lives there is no container's.
+            return rustix::fs::rmdir(leaf.path()).context("removing a cgroup");
+        }
+        for pid in processes {
+            match parent.enter(pid) {
+                Err(error) if error.errno != Errno::SRCH => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A group below one that is ours.
 fn below(parent: &Group, spec: &ContainerSpec, settings: &[Setting]) -> Result<Group> {
+    if !settings.is_empty() {
+        // Until it is made: whoever ends meanwhile may not undo what it needs.
+        rustix::fs::flock(parent, FlockOperation::LockExclusive)
+            .with_context(|| format!("locking `{}`", parent.path().display()))?;
+    }
     hand_down(parent, settings)?;
     let name = name(&spec.id);
     let group = match parent.create(&name) {

@@ -33,7 +33,7 @@ pub fn end(group: Option<Group>) -> bool {
     let killed = group
         .keyed("memory.events", "oom_kill")
         .is_some_and(|count| count > 0);
-    let _ = group.remove(); // a start, a removal and the sweep of others try again
+    let _ = place::leave(group); // a start, a removal and the sweep of others try again
     killed
 }
 
