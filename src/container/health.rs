@@ -25,6 +25,7 @@ use serde_json::json;
 use super::attach::Kind;
 use super::events::Event;
 use super::exec::{self, Command};
+use super::group;
 use super::record::Record;
 use super::state::{self, Process, Status};
 use super::view::HealthState;
@@ -140,6 +141,12 @@ impl Checks {
         let Some(mut check) = self.check.take() else {
             if self.due.is_some_and(|due| Instant::now() >= due) {
                 self.due = None;
+                // What stands still is neither well nor ill, as in docker.
+                let state = self.record.state();
+                if state.is_ok_and(|state| group::is_paused(&self.record.id, &state)) {
+                    self.rest();
+                    return None;
+                }
                 if let Err(error) = self.start() {
                     let now = state::now();
                     return Some(self.finish(&now, self.counts(), NONE, &format!("{error:#}")));

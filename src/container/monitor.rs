@@ -23,7 +23,8 @@ use super::health::{self, Checks};
 use super::logs::{Stream, Writer};
 use super::record::{Lock, Record};
 use super::state::{self, State, Status};
-use super::{Machine, copy_root, order};
+use super::{Machine, copy_root, group, order};
+use crate::cgroup::Group;
 use crate::error::{self, Fail};
 use crate::paths::{self, Store};
 use crate::spec::{ContainerSpec, Restart};
@@ -178,6 +179,8 @@ struct Monitor {
     stay_ended: bool,
     /// A command wants the program killed.
     die: bool,
+    /// The control group of this run.
+    group: Option<Group>,
 }
 
 impl Monitor {
@@ -197,6 +200,7 @@ impl Monitor {
             checks: None,
             stay_ended: false,
             die: false,
+            group: None,
             clients,
             spec,
             record,
@@ -212,7 +216,9 @@ impl Monitor {
         let mut delay = FIRST_DELAY;
         loop {
             let begun = Instant::now();
-            let code = match self.once() {
+            let ended = self.once();
+            self.leave_group();
+            let code = match ended {
                 Ok(exit) => exit.code(),
                 Err(error) => {
                     let fail = error::flatten(&error);
@@ -234,6 +240,9 @@ impl Monitor {
             self.state.exit_code = code;
             self.state.finished = Some(state::now());
             self.state.process = None;
+            if self.state.oom_killed {
+                self.emit("oom", None);
+            }
             self.emit("die", Some(code));
             let again =
                 !self.stay_ended && wants_restart(self.spec.restart, code, self.state.restarts);
@@ -327,11 +336,21 @@ impl Monitor {
         }
     }
 
+    /// After a run: its control group goes, and what `rl update` has changed meanwhile holds for the next.
+    fn leave_group(&mut self) {
+        self.state.oom_killed = group::end(self.group.take());
+        self.state.cgroup = None;
+        if let Ok(spec) = self.record.spec() {
+            self.spec = spec;
+        }
+    }
+
     /// One run of the program.
     fn once(&mut self) -> Result<Exit> {
         let mut lines = Vec::new();
         let machine = Machine::look(&self.spec, &mut |line| lines.push(line.to_owned()))?;
-        let order = order(&self.record, &machine)?;
+        self.group = group::make(&self.spec)?;
+        let order = order(&self.record, &machine, self.group.as_ref())?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
         let pipe =
@@ -361,6 +380,7 @@ impl Monitor {
             plan: &machine.plan,
             helpers: machine.helpers(),
             network: &machine.network,
+            group: self.group.as_ref(),
             stdio: [fd(0), fd(1), fd(2)],
         };
         let mut running = parent::start(
@@ -377,6 +397,7 @@ impl Monitor {
         self.state.error = None;
         self.state.started = Some(state::now());
         self.state.process = state::Process::of(pid).ok();
+        self.state.cgroup = self.group.as_ref().map(|group| group.path().to_owned());
         self.state.write(&self.record.dir())?;
         self.emit("start", None);
         self.listen();

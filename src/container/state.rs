@@ -4,7 +4,7 @@
 //! of which it runs); read by everybody. A process is known by number, start time and boot, so that neither a
 //! reboot nor a number used again is taken for it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
@@ -41,6 +41,12 @@ pub struct State {
     pub process: Option<Process>,
     /// Who holds the container: its monitor or its command.
     pub owner: Option<Process>,
+    /// The directory of its own control group, while it has one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// The kernel killed its program the last time, because memory ran out.
+    #[serde(default)]
+    pub oom_killed: bool,
 }
 
 /// The stages of a container's life, docker's words.
@@ -160,6 +166,8 @@ impl State {
             stopped: false,
             process: None,
             owner: None,
+            cgroup: None,
+            oom_killed: false,
         }
     }
 

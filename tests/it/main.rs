@@ -18,6 +18,7 @@ mod support;
 
 mod apt;
 mod badinput;
+mod cgroups;
 mod check;
 mod commit;
 mod copy;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::confinement::confinement;
 use super::namespaces::{names, namespaces, network, refuse_conflicts, userns};
+use super::resources::cgroup;
 use super::values::{file_lines, key_value};
 use super::{RunArgs, life, mounts};
 use crate::error::Fail;
@@ -141,6 +142,7 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
         log: life::log(args.log_driver.as_deref(), &args.log_opt)?,
         health: life::health(args)?,
         timeout_s: args.timeout,
+        cgroup: cgroup(args)?,
     })
 }
 
@@ -586,7 +588,7 @@ pub mod tests {
 
     #[test]
     fn the_flags_of_docker_are_known_or_refused_by_name() {
-        for flags in ["--memory 1g alpine", "-p 80:80 alpine", "--what alpine"] {
+        for flags in ["--memori 1g alpine", "-p 80:80 alpine", "--what alpine"] {
             let words = ["rl", "run"].into_iter().chain(flags.split(' '));
             assert!(
                 crate::cli::parse(&words.map(Into::into).collect::<Vec<_>>()).is_err(),
