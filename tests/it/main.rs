@@ -18,12 +18,14 @@ mod support;
 
 mod apt;
 mod badinput;
+mod check;
 mod commit;
 mod copy;
 mod cp;
 mod crash;
 mod doctor;
 mod exec;
+mod health;
 mod ids;
 mod images;
 mod life;
