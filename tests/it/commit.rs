@@ -5,9 +5,9 @@ use crate::support::host::{Need, find};
 
 const CHANGES: &str = "echo new >/new; chown 5:6 /new; rm /etc/group; rm -r /home; mkdir /home; echo x >/home/y; \
      ln -s /nowhere /link; ln /new /home/hard; truncate -s 50M /sparse; chmod 700 /tmp";
-const LOOK: &str = "cat /new; stat -c '%u:%g %h' /new; ls /home; readlink /link; stat -c %s /sparse; \
+const LOOK: &str = "cat /new; stat -c %u:%g /new; [ \"$0\" != auto ] || stat -c %h /new; ls /home; readlink /link; stat -c %s /sparse; \
      stat -c %a /tmp; test -e /etc/group || echo gone";
-const SEEN: &str = "new\n5:6 2\nhard\ny\n/nowhere\n52428800\n700\ngone";
+const SEEN: &str = "new\n5:6\n2\nhard\ny\n/nowhere\n52428800\n700\ngone";
 
 #[test]
 fn an_image_is_what_the_container_was() {
@@ -30,8 +30,14 @@ fn an_image_is_what_the_container_was() {
         for (options, name) in [("", "i:1"), ("-s", "i:squashed"), ("-f docker", "i:docker")] {
             home.rl(&format!("commit -q {options} c {name}")).ok();
             home.rl(&format!("run --rm --network none {name} sh -c"))
-                .arg(LOOK)
-                .says(SEEN);
+                // The image has the link, but a copied root splits it, and a fresh fuse-overlayfs knows of one
+                // name of a file until it has met the others.
+                .args([LOOK, driver])
+                .says(&if driver == "auto" {
+                    SEEN.to_owned()
+                } else {
+                    SEEN.replace("2\nhard", "hard")
+                });
             home.rl(&format!(
                 "run --rm --network none {name} test ! -e /vol/secret"
             ))
