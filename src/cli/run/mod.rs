@@ -13,6 +13,7 @@ pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
+mod publish;
 mod spec;
 pub mod values;
 
@@ -255,6 +256,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
 
+    /// Say that the container serves a port, as PORT[-PORT][/tcp|udp]; see -P (can be repeated)
+    #[arg(long, value_name = "PORT")]
+    pub expose: Vec<String>,
+
     /// Add a supplementary group; `keep-groups` keeps yours (can be repeated)
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
@@ -331,6 +336,14 @@ pub struct RunArgs {
     /// Give all capabilities, filter no system calls, hide nothing
     #[arg(long)]
     pub privileged: bool,
+
+    /// Publish a port, as [[ADDRESS:][HOST_PORT]:]CONTAINER_PORT[/tcp|udp], ports or ranges (can be repeated)
+    #[arg(short, long, value_name = "PORT")]
+    pub publish: Vec<String>,
+
+    /// Publish every port of --expose and the image's EXPOSE on a free port of the host
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
 
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]

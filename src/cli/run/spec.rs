@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::confinement::confinement;
 use super::namespaces::{names, namespaces, network, refuse_conflicts, userns};
 use super::values::{file_lines, key_value};
-use super::{RunArgs, life, mounts};
+use super::{RunArgs, life, mounts, publish};
 use crate::error::Fail;
 use crate::spec::{ContainerSpec, Image, Mount, Process, Rootfs, VERSION, is_name};
 
@@ -121,6 +121,9 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
             .map(|text| mounts::device(text, environment))
             .collect::<Result<_, _>>()?,
         userns: userns(args.userns.as_deref())?,
+        publish: publish::all(&args.publish)?,
+        publish_all: args.publish_all,
+        expose: publish::exposed(&args.expose)?,
         names: names(args)?,
         confinement: confinement(args, environment, &namespaces, &network)?,
         namespaces,
@@ -586,7 +589,7 @@ pub mod tests {
 
     #[test]
     fn the_flags_of_docker_are_known_or_refused_by_name() {
-        for flags in ["--memory 1g alpine", "-p 80:80 alpine", "--what alpine"] {
+        for flags in ["--memory 1g alpine", "--what alpine"] {
             let words = ["rl", "run"].into_iter().chain(flags.split(' '));
             assert!(
                 crate::cli::parse(&words.map(Into::into).collect::<Vec<_>>()).is_err(),
