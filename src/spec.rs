@@ -646,6 +646,24 @@ impl ContainerSpec {
         }
     }
 
+    /// What `-p` and `-P` ask for together.
+    #[must_use]
+    pub fn published(&self) -> Vec<Publish> {
+        let mut all = self.publish.clone();
+        if self.publish_all {
+            let open = self
+                .expose
+                .iter()
+                .filter(|port| self.publish.iter().all(|one| one.port != **port));
+            all.extend(open.map(|port| Publish {
+                address: None,
+                host: HostPort::Any,
+                port: *port,
+            }));
+        }
+        all
+    }
+
     /// Checks what can be checked without looking at the machine.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub mod job;
 mod lifecycle;
 mod logs;
 mod output;
+mod port;
 mod progress;
 mod ps;
 pub mod run;
@@ -112,6 +113,8 @@ pub enum Command {
     Ps(ps::ListArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show which ports of the host lead to a container
+    Port(port::PortArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Work with containers
@@ -162,6 +165,8 @@ pub enum ContainerCommand {
     Inspect(inspect::InspectArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show which ports of the host lead to a container
+    Port(port::PortArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Remove all containers that do not run
@@ -251,6 +256,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Container(N::Inspect(args)) => inspect::inspect(args, Some(Kind::Container), &store()?),
         C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
         C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
+        C::Port(args) | C::Container(N::Port(args)) => port::port(args, &store()?),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
         C::Version(args) => system::version(args),

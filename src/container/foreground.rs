@@ -48,6 +48,7 @@ pub fn run(
         plan,
         helpers,
         network: &machine.network,
+        ports: &machine.ports,
         stdio: [stdin, None, None],
     };
     let mut running = parent::start(&launch, say, &mut |root| {
@@ -87,6 +88,7 @@ fn note(record: &Record, running: &Running) -> Result<()> {
     state.started = Some(state::now());
     state.process = state::Process::of(running.child.pid.as_raw_nonzero().get()).ok();
     state.owner = state::Process::of(rustix::process::getpid().as_raw_nonzero().get()).ok();
+    state.ports.clone_from(&running.ports);
     let (path, aside) = (
         record.dir().join("state.json"),
         record.dir().join("state.json.new"),

@@ -28,7 +28,7 @@ use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::net::{self, names};
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
+use crate::spec::{ContainerSpec, MountSource, Namespace, Publish, Rootfs, UserNs};
 use crate::stage::{self, Driver, Job, Order, RootPlan};
 use crate::sys;
 use events::Event;
@@ -130,6 +130,8 @@ pub struct Machine {
     pub plan: Plan,
     /// The network.
     pub network: net::Chosen,
+    /// The ports to publish on it.
+    pub ports: Vec<Publish>,
 }
 
 impl Machine {
@@ -148,14 +150,24 @@ impl Machine {
             };
             say(&degraded(&notice, instead));
         }
-        let (network, notice) = net::choose(&spec.network)?;
+        let mut ports = spec.published();
+        let (network, notice) = net::choose(&spec.network, &ports)?;
         if let Some(notice) = notice {
             say(&degraded(&notice, "using the host's network"));
+        }
+        if !ports.is_empty() && !network.has_helper() {
+            // As docker does it, which says so for `host` only.
+            let name = view::network(&spec.network);
+            say(&format!(
+                "published ports are discarded with --network {name}"
+            ));
+            ports.clear();
         }
         Ok(Self {
             available,
             plan,
             network,
+            ports,
         })
     }
 

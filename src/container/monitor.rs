@@ -227,6 +227,7 @@ impl Monitor {
             self.state.exit_code = code;
             self.state.finished = Some(state::now());
             self.state.process = None;
+            self.state.ports.clear();
             self.emit("die", Some(code));
             let again =
                 !self.stay_ended && wants_restart(self.spec.restart, code, self.state.restarts);
@@ -354,6 +355,7 @@ impl Monitor {
             plan: &machine.plan,
             helpers: machine.helpers(),
             network: &machine.network,
+            ports: &machine.ports,
             stdio: [fd(0), fd(1), fd(2)],
         };
         let store = self.record.store().clone();
@@ -371,6 +373,7 @@ impl Monitor {
         self.state.error = None;
         self.state.started = Some(state::now());
         self.state.process = state::Process::of(pid).ok();
+        self.state.ports.clone_from(&running.ports);
         self.state.write(&self.record.dir())?;
         self.emit("start", None);
         self.listen();

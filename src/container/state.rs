@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+use crate::spec::Bound;
 use crate::sys;
 
 /// The version of the stored form.
@@ -40,6 +41,9 @@ pub struct State {
     pub process: Option<Process>,
     /// Who holds the container: its monitor or its command.
     pub owner: Option<Process>,
+    /// Ports of the host that lead to the program while it runs.
+    #[serde(default)]
+    pub ports: Vec<Bound>,
 }
 
 /// The stages of a container's life, docker's words.
@@ -155,6 +159,7 @@ impl State {
             stopped: false,
             process: None,
             owner: None,
+            ports: Vec::new(),
         }
     }
 

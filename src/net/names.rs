@@ -105,7 +105,7 @@ fn servers(names: &Names, chosen: &Chosen, resolv_conf: &str) -> Vec<String> {
         Chosen::Host => name_servers(resolv_conf).map(str::to_owned).collect(),
         Chosen::None => Vec::new(),
         // Its own resolver asks the host's, wherever that listens.
-        Chosen::Slirp { .. } => vec![slirp::DNS.to_string()],
+        Chosen::Slirp { options, .. } => vec![slirp::addresses(options).dns.to_string()],
         Chosen::Pasta { .. } => {
             let reachable = reachable_servers(resolv_conf);
             if reachable.is_empty() {
@@ -146,7 +146,7 @@ pub fn hosts(
         let _ = writeln!(text, "{address}\t{name}");
     }
     let own = match chosen {
-        Chosen::Slirp { .. } => Some(IpAddr::V4(slirp::ADDRESS)),
+        Chosen::Slirp { options, .. } => Some(IpAddr::V4(slirp::addresses(options).container)),
         Chosen::Pasta { .. } => host.address,
         Chosen::None => Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
         Chosen::Host => None,
@@ -159,7 +159,7 @@ pub fn hosts(
 
 fn gateway(chosen: &Chosen, name: &str) -> Result<String, Fail> {
     match chosen {
-        Chosen::Slirp { .. } => Ok(slirp::GATEWAY.to_string()),
+        Chosen::Slirp { options, .. } => Ok(slirp::addresses(options).gateway.to_string()),
         Chosen::Host => Ok("127.0.0.1".to_owned()),
         Chosen::Pasta { .. } | Chosen::None => Err(Fail::unsupported(format!(
             "`{name}:host-gateway`: the host has no address that this network can reach"
