@@ -382,6 +382,9 @@ impl Monitor {
         if let Some(console) = &streams.console {
             rustix::io::ioctl_fionbio(console, true).context("preparing the terminal")?;
         }
+        if let Some((_, helper)) = running.helper() {
+            streams.helper = Some(helper.try_clone().context("watching the network helper")?);
+        }
         let served = self.serve(&running, &mut streams);
         if served.is_err() {
             running.child.kill();
@@ -443,7 +446,24 @@ impl Monitor {
                 self.drain(streams)?;
                 return Ok(());
             }
+            if happened.contains_key(&Source::Helper) {
+                streams.helper = None;
+                if let Some((name, _)) = running.helper() {
+                    self.lose_network(name);
+                }
+            }
         }
+    }
+
+    /// The container goes on without a network; who looks at it is told, and a restart heals it.
+    fn lose_network(&mut self, helper: &str) {
+        self.state.error = Some(format!(
+            "{helper} has ended: there is no network until a restart"
+        ));
+        self.state.ports.clear();
+        self.note();
+        let event = Event::container("network_lost", &self.spec).with("helper", helper);
+        let _ = events::emit(self.record.store(), &event); // as in `emit`
     }
 
     /// Waits until something happens; what, and how.
@@ -460,6 +480,9 @@ impl Monitor {
             .any(|client| client.peer.waiting() > BEHIND);
         let mut sources = vec![(Source::Signal, self.signals.as_fd(), PollFlags::IN)];
         sources.extend(program.map(|fd| (Source::Program, fd.as_fd(), PollFlags::IN)));
+        if let Some(helper) = &streams.helper {
+            sources.push((Source::Helper, helper.as_fd(), PollFlags::IN));
+        }
         if let Some(listener) = &self.listener {
             sources.push((Source::Listener, listener.as_fd(), PollFlags::IN));
         }
@@ -530,7 +553,7 @@ impl Monitor {
     ) -> Result<()> {
         for (source, events) in happened {
             match source {
-                Source::Signal | Source::Program => {}
+                Source::Signal | Source::Program | Source::Helper => {}
                 Source::Listener => self.welcome(),
                 Source::Output | Source::Error => {
                     self.take(*source, streams)?;
@@ -613,6 +636,7 @@ impl Monitor {
             | Source::Input
             | Source::Signal
             | Source::Program
+            | Source::Helper
             | Source::Listener
             | Source::Client(_) => (&mut streams.output, Stream::Stdout, Kind::Output),
         };
@@ -706,6 +730,7 @@ fn timespec(duration: Duration) -> rustix::time::Timespec {
 enum Source {
     Signal,
     Program,
+    Helper,
     Listener,
     Output,
     Error,
@@ -721,6 +746,8 @@ struct Streams {
     output: Option<OwnedFd>,
     error: Option<OwnedFd>,
     console: Option<OwnedFd>,
+    /// Ready when the network's helper has ended.
+    helper: Option<OwnedFd>,
     /// Nobody has the terminal open.
     hung_up: bool,
     /// Typed, not yet taken by the program.

@@ -13,6 +13,7 @@ pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
+mod proxy;
 mod publish;
 mod spec;
 pub mod values;
@@ -29,7 +30,7 @@ use super::progress::say;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, ImageDefaults, Rootfs};
+use crate::spec::{ContainerSpec, ImageDefaults, Network, Rootfs};
 use crate::stage::confine;
 use values::{boolean, size};
 
@@ -61,7 +62,13 @@ pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
 /// # Errors
 /// What is wrong with the flags; what keeps the image from coming.
 pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
-    let mut spec = spec(args, &environment()?)?;
+    let environment = environment()?;
+    let mut spec = spec(args, &environment)?;
+    if args.http_proxy && spec.network != Network::Host {
+        for line in proxy::unreachable(&environment) {
+            say(&format!("rl: {line}"));
+        }
+    }
     take_image(&mut spec, args, store)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
     Ok(spec)
@@ -271,6 +278,10 @@ pub struct RunArgs {
     /// Set the host name
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
+
+    /// Pass your proxy variables on: http_proxy, https_proxy, ftp_proxy, no_proxy, in capitals too (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, hide_default_value = true)]
+    pub http_proxy: bool,
 
     /// Run a small init as pid 1 that reaps zombies and forwards signals
     #[arg(long)]
