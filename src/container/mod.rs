@@ -163,6 +163,9 @@ impl Machine {
             ));
             ports.clear();
         }
+        for line in network.caveats(&ports) {
+            say(&line);
+        }
         Ok(Self {
             available,
             plan,

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::error::Fail;
 use crate::idmap::find_program;
-use crate::spec::{Bound, Network, Port, Protocol, Publish};
+use crate::spec::{Bound, HostPort, Network, Port, Protocol, Publish};
 use crate::sys;
 use crate::sys::process::{Child, Tied};
 use publish::Reserved;
@@ -51,6 +51,34 @@ impl Chosen {
     #[must_use]
     pub fn is_private(&self) -> bool {
         !matches!(self, Chosen::Host)
+    }
+
+    /// What of these ports does not work as it does elsewhere, one line each.
+    #[must_use]
+    pub fn caveats(&self, ports: &[Publish]) -> Vec<String> {
+        let udp: Vec<&Publish> = ports
+            .iter()
+            .filter(|port| port.port.protocol == Protocol::Udp)
+            .collect();
+        match self {
+            // Seen with passt 2023-03; those that know the option are later.
+            Chosen::Pasta {
+                maps_host: false, ..
+            } if udp.iter().any(|port| match port.host {
+                HostPort::Any => true,
+                HostPort::Fixed { port: host } => host > port.port.number,
+                HostPort::Among { last, .. } => last > port.port.number,
+            }) =>
+            {
+                vec!["this pasta does not answer the host itself on a UDP port that leads to a lower one; other machines it does".to_owned()]
+            }
+            Chosen::Slirp { options, .. }
+                if !udp.is_empty() && !slirp::addresses(options).loopback =>
+            {
+                vec!["slirp4netns does not answer on UDP ports of the host's 127.0.0.1; on its other addresses it does".to_owned()]
+            }
+            Chosen::Host | Chosen::None | Chosen::Pasta { .. } | Chosen::Slirp { .. } => Vec::new(),
+        }
     }
 
     /// Whether a helper carries its packets.
@@ -270,6 +298,8 @@ impl Uplink {
         let said = said
             .lines()
             .map(str::trim)
+            // After an option that it does not know, its whole help follows.
+            .take_while(|line| !line.starts_with("Usage:"))
             .filter(|line| !line.is_empty() && !line.contains("syslog"))
             .collect::<Vec<_>>()
             .join("; ");
