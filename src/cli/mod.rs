@@ -18,6 +18,7 @@ pub mod job;
 mod lifecycle;
 mod logs;
 mod output;
+mod port;
 mod progress;
 mod ps;
 pub mod run;
@@ -128,6 +129,8 @@ pub enum Command {
     Ps(ps::ListArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show which ports of the host lead to a container
+    Port(port::PortArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Check whether a container is well
@@ -190,6 +193,8 @@ pub enum ContainerCommand {
     Inspect(inspect::InspectArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show which ports of the host lead to a container
+    Port(port::PortArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Copy files between a container and the host
@@ -296,6 +301,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Container(N::Inspect(args)) => inspect::inspect(args, Some(Kind::Container), &store()?),
         C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
         C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
+        C::Port(args) | C::Container(N::Port(args)) => port::port(args, &store()?),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
         C::Version(args) => system::version(args),

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::state::Status;
 use super::view::Seen;
 use crate::spec::{
-    ContainerSpec, Health, Mount, MountSource, Namespace, Restart, Rlimit, Rootfs, Seccomp, Shm,
-    UserNs,
+    ContainerSpec, Health, HostPort, Mount, MountSource, Namespace, Restart, Rlimit, Rootfs,
+    Seccomp, Shm, UserNs,
 };
 use crate::stage::confine;
 
@@ -126,7 +126,7 @@ fn host_config(seen: &Seen) -> Value {
         "ContainerIDFile": "",
         "LogConfig": log_config(spec),
         "NetworkMode": seen.network(),
-        "PortBindings": {},
+        "PortBindings": port_bindings(spec),
         "RestartPolicy": restart_policy(spec.restart),
         "AutoRemove": spec.remove,
         "VolumeDriver": "",
@@ -153,7 +153,7 @@ fn host_config(seen: &Seen) -> Value {
         "OomScoreAdj": confinement.oom_score_adj.unwrap_or(0),
         "PidMode": namespace(&spec.namespaces.pid, ""),
         "Privileged": confinement.privileged,
-        "PublishAllPorts": false,
+        "PublishAllPorts": spec.publish_all,
         "ReadonlyRootfs": spec.read_only,
         "SecurityOpt": or_null(&security),
         "Tmpfs": tmpfs(spec),
@@ -406,6 +406,14 @@ fn config(seen: &Seen) -> Value {
         );
     }
     add("Image", json!(seen.image()));
+    let exposed: Map<String, Value> = seen
+        .exposed()
+        .iter()
+        .map(|port| (port.to_string(), json!({})))
+        .collect();
+    if !exposed.is_empty() {
+        add("ExposedPorts", Value::Object(exposed));
+    }
     add(
         "Volumes",
         if volumes.is_empty() {
@@ -423,6 +431,49 @@ fn config(seen: &Seen) -> Value {
     }
     add("StopTimeout", json!(spec.stop_timeout_s));
     value
+}
+
+/// `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`: what was asked for.
+fn port_bindings(spec: &ContainerSpec) -> Value {
+    let mut bindings = Map::new();
+    for one in &spec.publish {
+        let host = match one.host {
+            HostPort::Any => String::new(),
+            HostPort::Fixed { port } => port.to_string(),
+            HostPort::Among { first, last } => format!("{first}-{last}"),
+        };
+        let address = one.address.map_or_else(String::new, |ip| ip.to_string());
+        let list = bindings
+            .entry(one.port.to_string())
+            .or_insert_with(|| json!([]));
+        if let Value::Array(list) = list {
+            list.push(json!({"HostIp": address, "HostPort": host}));
+        }
+    }
+    Value::Object(bindings)
+}
+
+/// The same shape for what leads to it now; `null` for a port that is only served.
+fn ports(seen: &Seen) -> Value {
+    let mut ports = Map::new();
+    if seen.is_running() {
+        for port in seen.exposed() {
+            ports.insert(port.to_string(), Value::Null);
+        }
+    }
+    for mapping in seen.ports() {
+        let list = ports.entry(mapping.port.to_string()).or_insert(Value::Null);
+        let binding = json!({
+            "HostIp": mapping.host.ip().to_string(),
+            "HostPort": mapping.host.port().to_string(),
+        });
+        if let Value::Array(list) = list {
+            list.push(binding);
+        } else {
+            *list = json!([binding]);
+        }
+    }
+    Value::Object(ports)
 }
 
 fn network_settings(seen: &Seen) -> Value {
@@ -449,7 +500,7 @@ fn network_settings(seen: &Seen) -> Value {
         "Bridge": "",
         "SandboxID": "",
         "SandboxKey": key,
-        "Ports": {},
+        "Ports": ports(seen),
         "HairpinMode": false,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,

@@ -70,6 +70,7 @@ fn run_in(
         helpers,
         network: &machine.network,
         group,
+        ports: &machine.ports,
         stdio: [stdin, None, None],
     };
     let mut running = parent::start(&launch, say, &mut |root| copy_root(root, plan, helpers))?;
@@ -110,6 +111,7 @@ fn note(record: &Record, running: &Running, group: Option<&Group>) -> Result<()>
     state.started = Some(state::now());
     state.process = state::Process::of(running.child.pid.as_raw_nonzero().get()).ok();
     state.owner = state::Process::of(rustix::process::getpid().as_raw_nonzero().get()).ok();
+    state.ports.clone_from(&running.ports);
     let (path, aside) = (
         record.dir().join("state.json"),
         record.dir().join("state.json.new"),

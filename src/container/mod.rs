@@ -33,7 +33,7 @@ use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::net::{self, names};
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
+use crate::spec::{ContainerSpec, MountSource, Namespace, Publish, Rootfs, UserNs};
 use crate::stage::{self, Driver, Job, Order, RootPlan};
 use crate::sys;
 use events::Event;
@@ -143,6 +143,8 @@ pub struct Machine {
     pub plan: Plan,
     /// The network.
     pub network: net::Chosen,
+    /// The ports to publish on it.
+    pub ports: Vec<Publish>,
 }
 
 impl Machine {
@@ -161,14 +163,27 @@ impl Machine {
             };
             say(&degraded(&notice, instead));
         }
-        let (network, notice) = net::choose(&spec.network)?;
+        let mut ports = spec.published();
+        let (network, notice) = net::choose(&spec.network, &ports)?;
         if let Some(notice) = notice {
             say(&degraded(&notice, "using the host's network"));
+        }
+        if !ports.is_empty() && !network.has_helper() {
+            // As docker does it, which says so for `host` only.
+            let name = view::network(&spec.network);
+            say(&format!(
+                "published ports are discarded with --network {name}"
+            ));
+            ports.clear();
+        }
+        for line in network.caveats(&ports) {
+            say(&line);
         }
         Ok(Self {
             available,
             plan,
             network,
+            ports,
         })
     }
 
@@ -327,6 +342,11 @@ fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Or
         etc,
         volumes: make_volumes(store, &spec)?,
         raise_loopback: machine.network.is_private(),
+        soft_sysctls: if machine.network.is_private() {
+            network_sysctls(&spec, plan)
+        } else {
+            Vec::new()
+        },
         wait_for_network: machine.network.has_helper(),
         own_group: group.is_some(),
         spec,
@@ -366,6 +386,31 @@ fn root(record: &Record, spec: &ContainerSpec) -> Result<(RootPlan, Driver)> {
         driver()?
     };
     Ok((plan, driver))
+}
+
+/// Docker's settings of a network namespace: its programs may ping and have ports below 1024, whatever the host says
+/// of its own.
+fn network_sysctls(spec: &ContainerSpec, plan: &Plan) -> Vec<(String, String)> {
+    let first = plan.gids.iter().map(|extent| extent.inner).min();
+    let last = plan
+        .gids
+        .iter()
+        .map(|extent| extent.inner.saturating_add(extent.count - 1))
+        .max();
+    // Both ends have to be groups that exist inside: icmp(7).
+    let groups = format!(
+        "{} {}",
+        first.unwrap_or(0),
+        last.unwrap_or(0).min(i32::MAX as u32)
+    );
+    [
+        ("net.ipv4.ping_group_range", groups),
+        ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+    ]
+    .into_iter()
+    .filter(|(name, _)| !spec.confinement.sysctls.contains_key(*name))
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
 }
 
 fn driver() -> Result<Driver> {

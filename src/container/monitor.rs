@@ -243,6 +243,7 @@ impl Monitor {
             if self.state.oom_killed {
                 self.emit("oom", None);
             }
+            self.state.ports.clear();
             self.emit("die", Some(code));
             let again =
                 !self.stay_ended && wants_restart(self.spec.restart, code, self.state.restarts);
@@ -381,6 +382,7 @@ impl Monitor {
             helpers: machine.helpers(),
             network: &machine.network,
             group: self.group.as_ref(),
+            ports: &machine.ports,
             stdio: [fd(0), fd(1), fd(2)],
         };
         let mut running = parent::start(
@@ -398,6 +400,7 @@ impl Monitor {
         self.state.started = Some(state::now());
         self.state.process = state::Process::of(pid).ok();
         self.state.cgroup = self.group.as_ref().map(|group| group.path().to_owned());
+        self.state.ports.clone_from(&running.ports);
         self.state.write(&self.record.dir())?;
         self.emit("start", None);
         self.listen();
@@ -405,6 +408,9 @@ impl Monitor {
         streams.console = running.console.take();
         if let Some(console) = &streams.console {
             rustix::io::ioctl_fionbio(console, true).context("preparing the terminal")?;
+        }
+        if let Some((_, helper)) = running.helper() {
+            streams.helper = Some(helper.try_clone().context("watching the network helper")?);
         }
         self.checks = Checks::begin(&self.record, &self.spec);
         let served = self.serve(&running, &mut streams);
@@ -474,7 +480,24 @@ impl Monitor {
                 self.drain(streams)?;
                 return Ok(());
             }
+            if happened.contains_key(&Source::Helper) {
+                streams.helper = None;
+                if let Some((name, _)) = running.helper() {
+                    self.lose_network(name);
+                }
+            }
         }
+    }
+
+    /// The container goes on without a network; who looks at it is told, and a restart heals it.
+    fn lose_network(&mut self, helper: &str) {
+        self.state.error = Some(format!(
+            "{helper} has ended: there is no network until a restart"
+        ));
+        self.state.ports.clear();
+        self.note();
+        let event = Event::container("network_lost", &self.spec).with("helper", helper);
+        let _ = events::emit(self.record.store(), &event); // as in `emit`
     }
 
     /// Waits until something happens; what, and how.
@@ -491,6 +514,9 @@ impl Monitor {
             .any(|client| client.peer.waiting() > BEHIND);
         let mut sources = vec![(Source::Signal, self.signals.as_fd(), PollFlags::IN)];
         sources.extend(program.map(|fd| (Source::Program, fd.as_fd(), PollFlags::IN)));
+        if let Some(helper) = &streams.helper {
+            sources.push((Source::Helper, helper.as_fd(), PollFlags::IN));
+        }
         if let Some(listener) = &self.listener {
             sources.push((Source::Listener, listener.as_fd(), PollFlags::IN));
         }
@@ -567,7 +593,7 @@ impl Monitor {
     ) -> Result<()> {
         for (source, events) in happened {
             match source {
-                Source::Signal | Source::Program | Source::Check => {}
+                Source::Signal | Source::Program | Source::Helper | Source::Check => {}
                 Source::Listener => self.welcome(),
                 Source::Output | Source::Error => {
                     self.take(*source, streams)?;
@@ -666,6 +692,7 @@ impl Monitor {
             | Source::Input
             | Source::Signal
             | Source::Program
+            | Source::Helper
             | Source::Listener
             | Source::Check
             | Source::Client(_) => (&mut streams.output, Stream::Stdout, Kind::Output),
@@ -760,6 +787,7 @@ fn timespec(duration: Duration) -> rustix::time::Timespec {
 enum Source {
     Signal,
     Program,
+    Helper,
     Listener,
     Check,
     Output,
@@ -776,6 +804,8 @@ struct Streams {
     output: Option<OwnedFd>,
     error: Option<OwnedFd>,
     console: Option<OwnedFd>,
+    /// Ready when the network's helper has ended.
+    helper: Option<OwnedFd>,
     /// Nobody has the terminal open.
     hung_up: bool,
     /// Typed, not yet taken by the program.

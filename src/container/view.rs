@@ -3,6 +3,7 @@
 //! Reads only, two small files for each container; `/proc` is asked only about those that claim to run.
 //! Prints nothing and chooses no words.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -14,7 +15,7 @@ use super::state::{State, Status};
 use crate::error::Fail;
 use crate::image::store::Images;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, MountSource, Network, Rootfs};
+use crate::spec::{ContainerSpec, MountSource, Network, Port, Rootfs};
 
 /// A container as it was when it was looked at.
 #[derive(Debug, Clone)]
@@ -31,6 +32,15 @@ pub struct Seen {
     pub created: Timestamp,
     /// It runs, and stands still.
     pub paused: bool,
+}
+
+/// A port of the host that leads to one of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mapping {
+    /// The container's.
+    pub port: Port,
+    /// Where the host listens.
+    pub host: SocketAddr,
 }
 
 /// `health.json`, which whoever runs the check writes: docker's `State.Health`.
@@ -146,6 +156,40 @@ impl Seen {
     #[must_use]
     pub fn network(&self) -> String {
         network(&self.spec.network)
+    }
+
+    /// The ports of the host that lead to it now, by its own ports: one for each address family.
+    #[must_use]
+    pub fn ports(&self) -> Vec<Mapping> {
+        if !self.is_running() {
+            return Vec::new();
+        }
+        let mut all: Vec<Mapping> = Vec::new();
+        for bound in &self.state.ports {
+            let addresses = match bound.address {
+                Some(address) => vec![address],
+                None => vec![
+                    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                ],
+            };
+            all.extend(addresses.into_iter().map(|address| Mapping {
+                port: bound.port,
+                host: SocketAddr::new(address, bound.host),
+            }));
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// The ports it serves while it runs, published or not.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<Port> {
+        let mut all = self.spec.expose.clone();
+        all.extend(self.spec.publish.iter().map(|one| one.port));
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Names of volumes and paths of the host that are mounted.

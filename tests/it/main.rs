@@ -35,6 +35,7 @@ mod manual;
 mod mounts;
 mod namespaces;
 mod network;
+mod ports;
 mod ps;
 mod run;
 mod security;

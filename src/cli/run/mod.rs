@@ -14,6 +14,8 @@ mod mounts;
 mod names;
 mod namespaces;
 pub mod resources;
+mod proxy;
+mod publish;
 mod spec;
 pub mod values;
 
@@ -29,7 +31,7 @@ use super::progress::say;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, ImageDefaults, Rootfs};
+use crate::spec::{ContainerSpec, ImageDefaults, Network, Rootfs};
 use crate::stage::confine;
 use values::{boolean, size};
 
@@ -61,7 +63,13 @@ pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
 /// # Errors
 /// What is wrong with the flags; what keeps the image from coming.
 pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
-    let mut spec = spec(args, &environment()?)?;
+    let environment = environment()?;
+    let mut spec = spec(args, &environment)?;
+    if args.http_proxy && spec.network != Network::Host {
+        for line in proxy::unreachable(&environment) {
+            say(&format!("rl: {line}"));
+        }
+    }
     take_image(&mut spec, args, store)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
     Ok(spec)
@@ -264,6 +272,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
 
+    /// Say that the container serves a port, as PORT[-PORT][/tcp|udp]; see -P (can be repeated)
+    #[arg(long, value_name = "PORT")]
+    pub expose: Vec<String>,
+
     /// Add a supplementary group; `keep-groups` keeps yours (can be repeated)
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
@@ -299,6 +311,10 @@ pub struct RunArgs {
     /// Set the host name
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
+
+    /// Pass your proxy variables on: http_proxy, https_proxy, ftp_proxy, no_proxy, in capitals too (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, hide_default_value = true)]
+    pub http_proxy: bool,
 
     /// Run a small init as pid 1 that reaps zombies and forwards signals
     #[arg(long)]
@@ -368,6 +384,14 @@ pub struct RunArgs {
     /// Give all capabilities, filter no system calls, hide nothing
     #[arg(long)]
     pub privileged: bool,
+
+    /// Publish a port, as [[ADDRESS:][HOST_PORT]:]CONTAINER_PORT[/tcp|udp], ports or ranges (can be repeated)
+    #[arg(short, long, value_name = "PORT")]
+    pub publish: Vec<String>,
+
+    /// Publish every port of --expose and the image's EXPOSE on a free port of the host
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
 
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]

@@ -204,6 +204,12 @@ pub fn refuse_conflicts(
     if joined && args.hostname.is_some() {
         return conflict("--hostname", "--network container:…");
     }
+    if joined && (args.publish_all || !args.publish.is_empty()) {
+        return conflict("-p", "--network container:…");
+    }
+    if joined && !args.expose.is_empty() {
+        return conflict("--expose", "--network container:…");
+    }
     if namespaces.uts != Namespace::Private {
         if args.hostname.is_some() {
             return conflict("--hostname", "--uts host");
