@@ -37,6 +37,8 @@ pub enum Kind {
     Container,
     /// An image.
     Image,
+    /// A named network.
+    Network,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Kind::Container => "container",
             Kind::Image => "image",
+            Kind::Network => "network",
         }
     }
 }
@@ -85,6 +88,20 @@ impl Event {
             action: action.into(),
             id: id.to_owned(),
             attributes: BTreeMap::from([("name".to_owned(), name.to_owned())]),
+        }
+    }
+
+    /// An event of a named network.
+    #[must_use]
+    pub fn network(action: impl Into<String>, name: &str, id: &str) -> Self {
+        let attributes = [("name", name), ("type", "bridge")];
+        Self {
+            kind: Kind::Network,
+            action: action.into(),
+            id: id.to_owned(),
+            attributes: attributes
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
         }
     }
 

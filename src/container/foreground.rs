@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use super::networks::Membership;
 use super::record::Record;
 use super::state::{self, State, Status};
 use super::{Machine, RunOptions, copy_root, order, write_new};
@@ -37,7 +38,8 @@ pub fn run(
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
-    let order = order(record, machine)?;
+    let mut membership = Membership::reserve(record)?;
+    let order = order(record, machine, membership.as_ref())?;
     let process = &order.spec.process;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let stdin = (!process.interactive).then(|| null.as_fd());
@@ -51,10 +53,14 @@ pub fn run(
         ports: &machine.ports,
         stdio: [stdin, None, None],
     };
-    let mut running = parent::start(&launch, say, &mut |root| {
+    let lease = membership.as_mut().map(Membership::lease);
+    let mut running = parent::start(&launch, lease, say, &mut |root| {
         copy_root(record.store(), root, plan, helpers)
     })?;
     let (console, signals) = (running.console.take(), running.signals.take());
+    if let Some(membership) = &membership {
+        membership.tell("connect");
+    }
     let result = note(record, &running).and_then(|()| {
         if let Some(path) = &options.pidfile {
             write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
@@ -66,6 +72,7 @@ pub fn run(
             interactive: process.interactive,
             sig_proxy: options.sig_proxy,
             host: None,
+            membership: membership.as_mut(),
         })
     });
     if result.is_err() {
@@ -73,6 +80,9 @@ pub fn run(
     }
     let exit = running.child.wait();
     running.release();
+    if let Some(membership) = &membership {
+        membership.tell("disconnect");
+    }
     result?;
     Ok(exit?.code())
 }
@@ -127,6 +137,8 @@ pub struct Attended<'a> {
     pub sig_proxy: bool,
     /// A process at whose end the program is killed.
     pub host: Option<&'a OwnedFd>,
+    /// Its container's place on named networks.
+    pub membership: Option<&'a mut Membership>,
 }
 
 /// Passes signals and the terminal until the program ends; its exit status is still to be taken.
@@ -145,6 +157,7 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
     let console = attended.console;
     let has_console = console.is_some();
     let mut host = attended.host;
+    let mut membership = attended.membership;
     // Undone when this returns, whatever happened.
     let _raw = if has_console && interactive {
         Some(sys::tty::Raw::enter(stdin.as_fd())?)
@@ -165,6 +178,15 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
             PollFd::new(
                 host.unwrap_or(&child.pidfd),
                 host.map_or(PollFlags::empty(), |_| PollFlags::IN),
+            ),
+            // It says nothing by itself: only its end is of interest.
+            PollFd::from_borrowed_fd(
+                membership
+                    .as_ref()
+                    .map_or(child.pidfd.as_fd(), |one| one.as_fd()),
+                membership
+                    .as_ref()
+                    .map_or(PollFlags::empty(), |_| PollFlags::IN),
             ),
         ];
         if let Some(pump) = &pump {
@@ -217,12 +239,19 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
             }
         }
         if let Some(pump) = &mut pump {
-            if happened.get(3).is_some_and(|events| !events.is_empty()) {
-                gone |= pump.turn(happened[3])? == Outside::Gone;
-            }
             if happened.get(4).is_some_and(|events| !events.is_empty()) {
+                gone |= pump.turn(happened[4])? == Outside::Gone;
+            }
+            if happened.get(5).is_some_and(|events| !events.is_empty()) {
                 gone |= pump.read_input(&stdin)? == Outside::Gone;
             }
+        }
+        if happened[1].is_empty()
+            && happened[3].contains(PollFlags::IN)
+            && let Some(one) = &mut membership
+            && !one.renew()
+        {
+            membership = None;
         }
         if host.is_some() && happened[2].contains(PollFlags::IN) {
             host = None;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::attach::{Kind, Peer};
 use super::events::{self, Event};
 use super::logs::{Stream, Writer};
+use super::networks::Membership;
 use super::record::{Lock, Record};
 use super::state::{self, State, Status};
 use super::{Machine, copy_root, order};
@@ -172,6 +173,8 @@ struct Monitor {
     stay_ended: bool,
     /// A command wants the program killed.
     die: bool,
+    /// The container's place on named networks, while it runs.
+    membership: Option<Membership>,
 }
 
 impl Monitor {
@@ -190,6 +193,7 @@ impl Monitor {
             report: None,
             stay_ended: false,
             die: false,
+            membership: None,
             clients,
             spec,
             record,
@@ -325,7 +329,8 @@ impl Monitor {
     fn once(&mut self) -> Result<Exit> {
         let mut lines = Vec::new();
         let machine = Machine::look(&self.spec, &mut |line| lines.push(line.to_owned()))?;
-        let order = order(&self.record, &machine)?;
+        let mut membership = Membership::reserve(&self.record)?;
+        let order = order(&self.record, &machine, membership.as_ref())?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
         let pipe =
@@ -361,6 +366,7 @@ impl Monitor {
         let store = self.record.store().clone();
         let mut running = parent::start(
             &launch,
+            membership.as_mut().map(Membership::lease),
             &mut |line| lines.push(line.to_owned()),
             &mut |root| copy_root(&store, root, &machine.plan, machine.helpers()),
         )?;
@@ -382,12 +388,19 @@ impl Monitor {
         if let Some(console) = &streams.console {
             rustix::io::ioctl_fionbio(console, true).context("preparing the terminal")?;
         }
+        if let Some(membership) = &membership {
+            membership.tell("connect");
+        }
+        self.membership = membership;
         let served = self.serve(&running, &mut streams);
         if served.is_err() {
             running.child.kill();
         }
         let exit = running.child.wait();
         running.release();
+        if let Some(membership) = self.membership.take() {
+            membership.tell("disconnect");
+        }
         served?;
         Ok(exit?)
     }
@@ -460,6 +473,9 @@ impl Monitor {
             .any(|client| client.peer.waiting() > BEHIND);
         let mut sources = vec![(Source::Signal, self.signals.as_fd(), PollFlags::IN)];
         sources.extend(program.map(|fd| (Source::Program, fd.as_fd(), PollFlags::IN)));
+        if let (Some(membership), Some(_)) = (&self.membership, program) {
+            sources.push((Source::Network, membership.as_fd(), PollFlags::IN));
+        }
         if let Some(listener) = &self.listener {
             sources.push((Source::Listener, listener.as_fd(), PollFlags::IN));
         }
@@ -531,6 +547,14 @@ impl Monitor {
         for (source, events) in happened {
             match source {
                 Source::Signal | Source::Program => {}
+                Source::Network => {
+                    // A container that has just ended needs no networks.
+                    if !happened.contains_key(&Source::Program)
+                        && self.membership.as_mut().is_some_and(|one| !one.renew())
+                    {
+                        self.membership = None;
+                    }
+                }
                 Source::Listener => self.welcome(),
                 Source::Output | Source::Error => {
                     self.take(*source, streams)?;
@@ -613,6 +637,7 @@ impl Monitor {
             | Source::Input
             | Source::Signal
             | Source::Program
+            | Source::Network
             | Source::Listener
             | Source::Client(_) => (&mut streams.output, Stream::Stdout, Kind::Output),
         };
@@ -706,6 +731,7 @@ fn timespec(duration: Duration) -> rustix::time::Timespec {
 enum Source {
     Signal,
     Program,
+    Network,
     Listener,
     Output,
     Error,

@@ -337,6 +337,17 @@ impl Record {
         Ok(())
     }
 
+    /// Describes it anew, for its next start.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn replace_spec(&self, spec: &ContainerSpec) -> Result<()> {
+        let text = serde_json::to_vec(spec).context("writing container.json")?;
+        let path = self.dir().join("container.json");
+        sys::fs::write_atomically(&path, &self.dir().join("container.json.new"), &text)
+            .map_err(|error| disk_error(error, &path))
+    }
+
     /// Gives it another name.
     ///
     /// # Errors
@@ -345,13 +356,9 @@ impl Record {
         let mut spec = self.spec()?;
         self.claim_name(name)?;
         let old = std::mem::replace(&mut spec.name, name.to_owned());
-        let text = serde_json::to_vec(&spec).context("writing container.json")?;
-        let path = self.dir().join("container.json");
-        let written =
-            sys::fs::write_atomically(&path, &self.dir().join("container.json.new"), &text);
-        if let Err(error) = written {
+        if let Err(error) = self.replace_spec(&spec) {
             let _ = std::fs::remove_file(self.store.names().join(name)); // the first error is the one that matters
-            return Err(disk_error(error, &path));
+            return Err(error);
         }
         let _ = std::fs::remove_file(self.store.names().join(old)); // a dangling name is no claim
         Ok(())

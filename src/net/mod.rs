@@ -1,5 +1,6 @@
 //! How a container reaches the world: which helper, when it is ready, and the names it can look up.
 
+pub mod named;
 pub mod names;
 mod pasta;
 pub mod publish;
@@ -18,6 +19,7 @@ use crate::idmap::find_program;
 use crate::spec::{Bound, Network, Port, Protocol, Publish};
 use crate::sys;
 use crate::sys::process::{Child, Tied};
+use named::Endpoint;
 use publish::Reserved;
 
 /// What was chosen for one container.
@@ -41,6 +43,11 @@ pub enum Chosen {
         /// `key=value`.
         options: Vec<String>,
     },
+    /// Named networks, which [`named`] serves.
+    Named {
+        /// Where the container is; empty before [`named::client::Lease::reserve`].
+        endpoints: Vec<Endpoint>,
+    },
 }
 
 impl Chosen {
@@ -54,6 +61,12 @@ impl Chosen {
     #[must_use]
     pub fn has_helper(&self) -> bool {
         matches!(self, Chosen::Pasta { .. } | Chosen::Slirp { .. })
+    }
+
+    /// Whether the program has to wait until packets can flow.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.has_helper() || matches!(self, Chosen::Named { .. })
     }
 }
 
@@ -113,6 +126,12 @@ fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
             ))
         }
         Network::Auto => Ok(automatic()),
+        Network::Named { .. } => Ok((
+            Chosen::Named {
+                endpoints: Vec::new(),
+            },
+            None,
+        )),
         Network::Container { .. } | Network::Path { .. } => {
             Err(Fail::unsupported("joining another network namespace is not built yet").into())
         }
@@ -145,6 +164,34 @@ fn automatic() -> (Chosen, Option<Fail>) {
         Err(fail) => fail,
     };
     (Chosen::Host, Some(why))
+}
+
+/// Starts a helper for the named networks' own namespace, which the process `pid` is in, and waits until packets flow.
+/// The second value is the interface that they leave by.
+///
+/// # Errors
+/// What was missing, or the helper's own words.
+pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str)> {
+    let (mut chosen, notice) = automatic();
+    if let Some(why) = notice {
+        return Err(why.into());
+    }
+    if let Chosen::Pasta { options, .. } = &mut chosen {
+        options.push("--ns-ifname=uplink0".to_owned());
+    }
+    let interface = match chosen {
+        Chosen::Pasta { .. } => "uplink0",
+        Chosen::Slirp { .. } | Chosen::Host | Chosen::None | Chosen::Named { .. } => "tap0",
+    };
+    let mut uplink = start(&chosen, Vec::new(), pid)?
+        .ok_or_else(|| missing("neither pasta nor slirp4netns is installed", "passt"))?;
+    match uplink.wait_ready() {
+        Ok(_) => Ok((uplink, interface)),
+        Err(error) => {
+            uplink.stop();
+            Err(error)
+        }
+    }
 }
 
 fn missing(what: &str, package: &str) -> Fail {
@@ -206,7 +253,7 @@ pub fn start(
     pid: rustix::process::Pid,
 ) -> Result<Option<Uplink>> {
     match chosen {
-        Chosen::Host | Chosen::None => Ok(None),
+        Chosen::Host | Chosen::None | Chosen::Named { .. } => Ok(None),
         Chosen::Pasta { program, options } => pasta::start(program, options, ports, pid).map(Some),
         Chosen::Slirp { program, options } => slirp::start(program, options, ports, pid).map(Some),
     }

@@ -13,6 +13,7 @@ pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
+pub mod networks;
 mod publish;
 mod spec;
 pub mod values;
@@ -28,8 +29,9 @@ use super::image::{self, PullOptions};
 use super::progress::say;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
+use crate::net::named;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, ImageDefaults, Rootfs};
+use crate::spec::{ContainerSpec, ImageDefaults, Network, Rootfs};
 use crate::stage::confine;
 use values::{boolean, size};
 
@@ -62,6 +64,12 @@ pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
 /// What is wrong with the flags; what keeps the image from coming.
 pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
     let mut spec = spec(args, &environment()?)?;
+    if let Network::Named { networks } = &mut spec.network {
+        // Before an image is fetched for nothing.
+        for one in networks {
+            one.network = named::config::find(store, &one.network)?.name;
+        }
+    }
     take_image(&mut spec, args, store)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
     Ok(spec)
@@ -280,6 +288,14 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub interactive: bool,
 
+    /// The IPv4 address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+
+    /// The IPv6 address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<String>,
+
     /// IPC namespace: private, shareable, none, host or container:NAME
     #[arg(long, value_name = "MODE")]
     pub ipc: Option<String>,
@@ -292,6 +308,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub label_file: Vec<PathBuf>,
 
+    /// The hardware address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub mac_address: Option<String>,
+
     /// Mount, as type=bind|volume|tmpfs,source=…,target=…[,readonly] (can be repeated)
     #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
@@ -300,9 +320,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME or ns:PATH
+    /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME, ns:PATH, or named networks as
+    /// NAME[,NAME…] or NAME:ip=…,alias=… (can be repeated)
     #[arg(long, alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
+    pub network: Vec<String>,
+
+    /// Add a name that others on the named networks find the container by (can be repeated)
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
+    pub network_alias: Vec<String>,
 
     /// Leave /etc/hosts as the image has it
     #[arg(long)]
