@@ -231,7 +231,9 @@ pub struct Query<'a> {
 pub struct Filters(BTreeMap<&'static str, Vec<String>>);
 
 /// The keys that [`Filters::add`] takes.
-pub const FILTERS: [&str; 6] = ["container", "event", "image", "label", "type", "volume"];
+pub const FILTERS: [&str; 7] = [
+    "container", "event", "image", "label", "network", "type", "volume",
+];
 
 impl Filters {
     /// Adds `key=value`; false for a key that is not one of [`FILTERS`].
@@ -250,6 +252,7 @@ impl Filters {
         self.0.iter().all(|(key, values)| {
             values.iter().any(|value| match *key {
                 "container" => is_of(event, "container", value),
+                "network" => is_of(event, "network", value),
                 "volume" => is_of(event, "volume", value),
                 "event" => {
                     let action = text(event, "/Action");

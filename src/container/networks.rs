@@ -83,7 +83,7 @@ impl Membership {
             return false;
         };
         let old = self.lease.endpoints.clone();
-        if self.lease.renew(networks.clone()).is_err() {
+        if self.lease.renew(&spec.name, networks.clone()).is_err() {
             for endpoint in old {
                 let event = Event::network("disconnect", &endpoint.network, &endpoint.network_id);
                 emit(self.record.store(), &event.with("container", &spec.id));

@@ -79,6 +79,14 @@ pub fn choose(network: &Network, ports: &[Publish]) -> Result<(Chosen, Option<Fa
     if let Chosen::Slirp { .. } = chosen {
         slirp::check_ports(ports)?;
     }
+    if let (Chosen::Named { .. }, Some(port)) = (&chosen, ports.first()) {
+        return Err(Fail::unsupported(format!(
+            "port {} cannot be published from a named network: that is not built yet",
+            port.port
+        ))
+        .hint("leave -p out; containers on the network reach every port of each other")
+        .into());
+    }
     match notice {
         // On the host's network the program's own ports are open, not those that were asked for.
         Some(notice) if !ports.is_empty() => Err(Fail {

@@ -98,11 +98,13 @@ impl Lease {
         }
     }
 
-    /// After the network process was killed: another one, and the same places again.
+    /// After the network process was killed: another one, and the same places again, under the name and on the networks
+    /// that the container has now.
     ///
     /// # Errors
     /// What keeps the container from them; it goes on without networks then.
-    pub fn renew(&mut self, joined: Vec<Joined>) -> Result<()> {
+    pub fn renew(&mut self, name: &str, joined: Vec<Joined>) -> Result<()> {
+        name.clone_into(&mut self.guest.name);
         self.guest.joined = joined;
         self.guest.before = std::mem::take(&mut self.endpoints);
         let mut next = Self::reserve(&self.store, self.guest.clone())?;

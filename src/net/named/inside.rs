@@ -139,8 +139,12 @@ fn enter() -> Result<()> {
     ] {
         std::fs::write(file, text).with_context(|| format!("writing {file}"))?;
     }
-    // A host without IPv6 has no such file, and no such packets.
+    // A host without IPv6, or whose bridges know no rules, has no such file, and no such packets.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1");
+    // The rules are for what goes from network to network, not for what stays on one bridge.
+    for kind in ["iptables", "ip6tables", "arptables"] {
+        let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{kind}"), "0");
+    }
     Ok(sys::net::raise_loopback()?)
 }
 
