@@ -232,7 +232,13 @@ pub struct Filters(BTreeMap<&'static str, Vec<String>>);
 
 /// The keys that [`Filters::add`] takes.
 pub const FILTERS: [&str; 7] = [
-    "container", "event", "image", "label", "network", "type", "volume",
+    "container",
+    "event",
+    "image",
+    "label",
+    "network",
+    "type",
+    "volume",
 ];
 
 impl Filters {

@@ -358,9 +358,39 @@ fn order(
         etc,
         volumes: make_volumes(store, &spec)?,
         raise_loopback: machine.network.is_private(),
+        soft_sysctls: if machine.network.is_private() {
+            network_sysctls(&spec, plan)
+        } else {
+            Vec::new()
+        },
         wait_for_network: machine.network.is_awaited(),
         spec,
     })
+}
+
+/// Docker's settings of a network namespace: its programs may ping and have ports below 1024, whatever the host says
+/// of its own.
+fn network_sysctls(spec: &ContainerSpec, plan: &Plan) -> Vec<(String, String)> {
+    let first = plan.gids.iter().map(|extent| extent.inner).min();
+    let last = plan
+        .gids
+        .iter()
+        .map(|extent| extent.inner.saturating_add(extent.count - 1))
+        .max();
+    // Both ends have to be groups that exist inside: icmp(7).
+    let groups = format!(
+        "{} {}",
+        first.unwrap_or(0),
+        last.unwrap_or(0).min(i32::MAX as u32)
+    );
+    [
+        ("net.ipv4.ping_group_range", groups),
+        ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+    ]
+    .into_iter()
+    .filter(|(name, _)| !spec.confinement.sysctls.contains_key(*name))
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
 }
 
 fn driver() -> Result<Driver> {

@@ -392,6 +392,9 @@ impl Monitor {
             membership.tell("connect");
         }
         self.membership = membership;
+        if let Some((_, helper)) = running.helper() {
+            streams.helper = Some(helper.try_clone().context("watching the network helper")?);
+        }
         let served = self.serve(&running, &mut streams);
         if served.is_err() {
             running.child.kill();
@@ -456,7 +459,24 @@ impl Monitor {
                 self.drain(streams)?;
                 return Ok(());
             }
+            if happened.contains_key(&Source::Helper) {
+                streams.helper = None;
+                if let Some((name, _)) = running.helper() {
+                    self.lose_network(name);
+                }
+            }
         }
+    }
+
+    /// The container goes on without a network; who looks at it is told, and a restart heals it.
+    fn lose_network(&mut self, helper: &str) {
+        self.state.error = Some(format!(
+            "{helper} has ended: there is no network until a restart"
+        ));
+        self.state.ports.clear();
+        self.note();
+        let event = Event::container("network_lost", &self.spec).with("helper", helper);
+        let _ = events::emit(self.record.store(), &event); // as in `emit`
     }
 
     /// Waits until something happens; what, and how.
@@ -475,6 +495,9 @@ impl Monitor {
         sources.extend(program.map(|fd| (Source::Program, fd.as_fd(), PollFlags::IN)));
         if let (Some(membership), Some(_)) = (&self.membership, program) {
             sources.push((Source::Network, membership.as_fd(), PollFlags::IN));
+        }
+        if let Some(helper) = &streams.helper {
+            sources.push((Source::Helper, helper.as_fd(), PollFlags::IN));
         }
         if let Some(listener) = &self.listener {
             sources.push((Source::Listener, listener.as_fd(), PollFlags::IN));
@@ -546,7 +569,7 @@ impl Monitor {
     ) -> Result<()> {
         for (source, events) in happened {
             match source {
-                Source::Signal | Source::Program => {}
+                Source::Signal | Source::Program | Source::Helper => {}
                 Source::Network => {
                     // A container that has just ended needs no networks.
                     if !happened.contains_key(&Source::Program)
@@ -638,6 +661,7 @@ impl Monitor {
             | Source::Signal
             | Source::Program
             | Source::Network
+            | Source::Helper
             | Source::Listener
             | Source::Client(_) => (&mut streams.output, Stream::Stdout, Kind::Output),
         };
@@ -732,6 +756,7 @@ enum Source {
     Signal,
     Program,
     Network,
+    Helper,
     Listener,
     Output,
     Error,
@@ -747,6 +772,8 @@ struct Streams {
     output: Option<OwnedFd>,
     error: Option<OwnedFd>,
     console: Option<OwnedFd>,
+    /// Ready when the network's helper has ended.
+    helper: Option<OwnedFd>,
     /// Nobody has the terminal open.
     hung_up: bool,
     /// Typed, not yet taken by the program.

@@ -3,6 +3,7 @@
 pub mod named;
 pub mod names;
 mod pasta;
+mod probe;
 pub mod publish;
 mod slirp;
 
@@ -35,6 +36,8 @@ pub enum Chosen {
         program: PathBuf,
         /// The user's own words for it.
         options: Vec<String>,
+        /// It can lead an address of its own to the host's (passt 2024_08_21 and later).
+        maps_host: bool,
     },
     /// slirp4netns, at this path.
     Slirp {
@@ -112,13 +115,7 @@ fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
             tun()?;
             let program =
                 find_program("pasta").ok_or_else(|| missing("pasta is not installed", "passt"))?;
-            Ok((
-                Chosen::Pasta {
-                    program,
-                    options: options.clone(),
-                },
-                None,
-            ))
+            Ok((pasta::with(program, options.clone()), None))
         }
         Network::Slirp4netns { options } => {
             tun()?;
@@ -150,13 +147,7 @@ fn automatic() -> (Chosen, Option<Fail>) {
     let why = match tun() {
         Ok(()) => match (find_program("pasta"), find_program("slirp4netns")) {
             (Some(program), _) => {
-                return (
-                    Chosen::Pasta {
-                        program,
-                        options: Vec::new(),
-                    },
-                    None,
-                );
+                return (pasta::with(program, Vec::new()), None);
             }
             (None, Some(program)) => {
                 return (
@@ -232,7 +223,8 @@ fn tun() -> Result<(), Fail> {
 pub struct Uplink {
     /// The process.
     pub child: Child,
-    name: &'static str,
+    /// The program's.
+    pub name: &'static str,
     ready: Ready,
     stderr: std::fs::File,
     /// slirp4netns ends when this closes.
@@ -262,7 +254,11 @@ pub fn start(
 ) -> Result<Option<Uplink>> {
     match chosen {
         Chosen::Host | Chosen::None | Chosen::Named { .. } => Ok(None),
-        Chosen::Pasta { program, options } => pasta::start(program, options, ports, pid).map(Some),
+        Chosen::Pasta {
+            program,
+            options,
+            maps_host,
+        } => pasta::start(program, options, *maps_host, ports, pid).map(Some),
         Chosen::Slirp { program, options } => slirp::start(program, options, ports, pid).map(Some),
     }
 }

@@ -1,24 +1,45 @@
 //! The pasta helper (passt): copies the host's address and routes into the container, no NAT.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::pipe::PipeFlags;
 
 use super::names::{self, Host};
 use super::publish::Reserved;
-use super::{Ready, Uplink, spawn};
+use super::{Chosen, Ready, Uplink, probe, spawn};
 use crate::error::Fail;
 use crate::spec::{Bound, Protocol};
 
 /// Where the container finds the host's name server when that one listens on loopback only.
 pub const DNS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
 
+/// What it is started with, as far as its version decides.
+pub fn with(program: PathBuf, options: Vec<String>) -> Chosen {
+    Chosen::Pasta {
+        maps_host: probe::knows(&program, MAP_GUEST),
+        program,
+        options,
+    }
+}
+
+/// The option of newer ones for what [`HOST`] is.
+const MAP_GUEST: &str = "--map-guest-addr";
+
+/// Where a newer pasta leads to the host's own address, which is the container's, too. Podman's value.
+pub const HOST: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 2);
+
+/// Whether `--map-gw` is said: the gateway's address is the host's loopback then.
+pub fn maps_gateway(options: &[String]) -> bool {
+    Given::read(options).map_gw
+}
+
 /// Starts pasta for the process `pid`. Source: pasta(1).
 pub fn start(
     program: &Path,
     options: &[String],
+    maps_host: bool,
     ports: Vec<Reserved>,
     pid: rustix::process::Pid,
 ) -> Result<Uplink> {
@@ -28,9 +49,16 @@ pub fn start(
     let mut words = ["--foreground", "--quiet", "--config-net"]
         .map(str::to_owned)
         .to_vec();
+    if rustix::process::geteuid().is_root() {
+        // Else it becomes `nobody`, who may not enter what belongs to root.
+        words.extend(["--runas", "0"].map(str::to_owned));
+    }
     if !given.map_gw {
         // Closed by default: the gateway's address leads to the host's loopback otherwise.
         words.push("--no-map-gw".to_owned());
+    }
+    if maps_host && !given.words.iter().any(|word| word == MAP_GUEST) {
+        words.extend([MAP_GUEST.to_owned(), HOST.to_string()]);
     }
     let bound: Vec<Bound> = ports.iter().map(|port| port.bound).collect();
     words.extend(port_words(&bound, &given.words)?);

@@ -62,6 +62,13 @@ pub struct Running {
 }
 
 impl Running {
+    /// The process that carries its packets, and its name; its end leaves the container without a network.
+    #[must_use]
+    pub fn helper(&self) -> Option<(&'static str, &OwnedFd)> {
+        let uplink = self.uplink.as_ref()?;
+        Some((uplink.name, &uplink.child.pidfd))
+    }
+
     /// Ends what worked for the container, after its end.
     pub fn release(self) {
         if let Some(uplink) = self.uplink {

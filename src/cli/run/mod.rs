@@ -14,6 +14,7 @@ mod mounts;
 mod names;
 mod namespaces;
 pub mod networks;
+mod proxy;
 mod publish;
 mod spec;
 pub mod values;
@@ -63,11 +64,17 @@ pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
 /// # Errors
 /// What is wrong with the flags; what keeps the image from coming.
 pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
-    let mut spec = spec(args, &environment()?)?;
+    let environment = environment()?;
+    let mut spec = spec(args, &environment)?;
     if let Network::Named { networks } = &mut spec.network {
         // Before an image is fetched for nothing.
         for one in networks {
             one.network = named::config::find(store, &one.network)?.name;
+        }
+    }
+    if args.http_proxy && spec.network != Network::Host {
+        for line in proxy::unreachable(&environment) {
+            say(&format!("rl: {line}"));
         }
     }
     take_image(&mut spec, args, store)?;
@@ -279,6 +286,10 @@ pub struct RunArgs {
     /// Set the host name
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
+
+    /// Pass your proxy variables on: http_proxy, https_proxy, ftp_proxy, no_proxy, in capitals too (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, hide_default_value = true)]
+    pub http_proxy: bool,
 
     /// Run a small init as pid 1 that reaps zombies and forwards signals
     #[arg(long)]

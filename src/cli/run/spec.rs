@@ -11,7 +11,7 @@ use super::confinement::confinement;
 use super::namespaces::{names, namespaces, refuse_conflicts, userns};
 use super::networks::network;
 use super::values::{file_lines, key_value};
-use super::{RunArgs, life, mounts, publish};
+use super::{RunArgs, life, mounts, proxy, publish};
 use crate::error::Fail;
 use crate::spec::{ContainerSpec, Image, Mount, Process, Rootfs, VERSION, is_name};
 
@@ -68,7 +68,9 @@ impl Environment<'_> {
         }
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    /// A variable of the caller's.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
         let found = self.variables.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
@@ -222,6 +224,13 @@ fn process(
             "--group-add keep-groups and other groups exclude each other",
         ));
     }
+    // First, so that all that the user says of them comes after.
+    let mut env = if args.http_proxy {
+        proxy::variables(environment)
+    } else {
+        Vec::new()
+    };
+    env.extend(variables(&args.env_file, &args.env, environment)?);
     let umask = match args.umask.as_deref() {
         None => 0o022,
         Some(text) => u32::from_str_radix(text, 8)
@@ -234,7 +243,7 @@ fn process(
     Ok(Process {
         entrypoint: args.entrypoint.as_deref().map(entrypoint).transpose()?,
         command,
-        env: variables(&args.env_file, &args.env, environment)?,
+        env,
         cwd: args.workdir.clone().unwrap_or_default(),
         user: args.user.clone().unwrap_or_default(),
         groups: args.group_add.clone(),
