@@ -30,6 +30,7 @@ mod manual;
 mod mounts;
 mod namespaces;
 mod network;
+mod networks;
 mod ps;
 mod run;
 mod security;
