@@ -446,9 +446,10 @@ fn ports(seen: &Seen) -> Value {
             "HostIp": mapping.host.ip().to_string(),
             "HostPort": mapping.host.port().to_string(),
         });
-        match list {
-            Value::Array(list) => list.push(binding),
-            other => *other = json!([binding]),
+        if let Value::Array(list) = list {
+            list.push(binding);
+        } else {
+            *list = json!([binding]);
         }
     }
     Value::Object(ports)

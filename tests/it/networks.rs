@@ -60,6 +60,12 @@ fn processes(home: &Home) -> Vec<Pid> {
         .collect()
 }
 
+/// Removes all containers: then nothing of the networks is left.
+fn end(home: &Home) {
+    home.sh("\"$RL\" rm -f $(\"$RL\" ps -aq)").ok();
+    wait_until_gone(home);
+}
+
 fn wait_until_gone(home: &Home) {
     wait_for("the network process to end", || {
         processes(home).is_empty().then_some(())
@@ -129,6 +135,7 @@ fn networks_are_kept_apart() {
     home.rl("run --rm --network front,back busybox sh -c")
         .arg("wget -q -O - http://web/; ip -o -4 addr | grep -c eth")
         .says("I am web\n2");
+    end(&home);
 }
 
 #[test]
@@ -207,7 +214,7 @@ fn networks_are_joined_and_left_while_a_container_runs() {
         .says("web 10.200.5.77/24");
     home.rl("ps -q --filter network=back")
         .ok()
-        .stdout_has(&home.rl("ps -q").ok().text().to_owned());
+        .stdout_has(home.rl("ps -q").ok().text());
     home.rl("network disconnect front web").ok();
     fetch(&home, "front", "web").code(1);
     fetch(&home, "back", "web").stdout_is("I am web\n");
@@ -226,6 +233,7 @@ fn networks_are_joined_and_left_while_a_container_runs() {
         .stdout_has("create back")
         .stdout_has("connect back")
         .stdout_has("disconnect front");
+    end(&home);
 }
 
 #[test]
@@ -253,8 +261,7 @@ fn twenty_at_once_get_twenty_addresses_and_all_names() {
     home.rl("run --rm --network crowd busybox sh -c")
         .arg("for n in $(seq 0 19); do ping -c 1 -W 5 one$n >/dev/null && echo $n; done | wc -l")
         .says("20");
-    home.sh("\"$RL\" rm -f $(\"$RL\" ps -aq)").ok();
-    wait_until_gone(&home);
+    end(&home);
 }
 
 #[test]
@@ -263,7 +270,7 @@ fn a_killed_network_process_is_replaced_and_leaves_nothing() {
     web(&home, "web", "front");
     home.rl("rename web shop").ok();
     let mut foreground = home
-        .rl("run --rm --network front busybox sh -c")
+        .rl("run --rm -i --network front busybox sh -c")
         .arg("echo begun; read line; wget -q -O - http://shop/")
         .spawn();
     foreground.wait_for_stdout("begun");
@@ -272,20 +279,19 @@ fn a_killed_network_process_is_replaced_and_leaves_nothing() {
     for pid in &before {
         let _ = kill(*pid, Signal::SIGKILL); // the second goes with the first
     }
-    let now: BTreeSet<Pid> = wait_for("another network process", || {
+    wait_for("another network process", || {
         let now: BTreeSet<Pid> = processes(&home).into_iter().collect();
         let listed = home
             .rl("network inspect -f")
             .arg("{{len .Containers}}")
             .arg("front")
             .ok();
-        (now.is_disjoint(&before) && listed.text() == "2").then_some(now)
+        (now.len() == 2 && now.is_disjoint(&before) && listed.text() == "2").then_some(())
     });
-    assert_eq!(now.len(), 2);
     wait_for("the container to be reached again", || {
         (fetch(&home, "front", "shop").text() == "I am web").then_some(())
     });
-    drop(foreground);
+    foreground.wait().code(0).stdout_has("I am web");
     // A container that is killed with its monitor gives its place back.
     home.rl("rm -f shop").ok();
     wait_until_gone(&home);
@@ -296,6 +302,7 @@ fn a_killed_network_process_is_replaced_and_leaves_nothing() {
     wait_until_gone(&home);
     home.rl("start web").ok();
     fetch(&home, "front", "web").stdout_is("I am web\n");
+    end(&home);
 }
 
 #[test]
@@ -307,6 +314,7 @@ fn ipv6_addresses_are_given_where_they_are_asked_for() {
     home.rl("run --rm --network six busybox nslookup -type=aaaa web")
         .ok()
         .stdout_has("fd00:aaaa::99");
+    end(&home);
 }
 
 #[test]
@@ -335,6 +343,7 @@ fn places_are_chosen_as_asked() {
     home.rl("run --rm -p 8080:80 --network net busybox true")
         .fails(125)
         .stderr_has("cannot be published");
+    end(&home);
 }
 
 #[test]
@@ -389,4 +398,5 @@ fn networks_are_made_listed_and_removed_in_dockers_words() {
         .stderr_has("goes with no other");
     home.rl("network rm -f one nothing").says("one");
     home.rl("network ls -q").says("");
+    end(&home);
 }

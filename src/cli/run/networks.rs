@@ -197,17 +197,16 @@ mod tests {
     #[test]
     fn networks_are_modes_or_names() {
         table(
-            |spec| match spec.network {
-                crate::spec::Network::Named { networks } => networks
-                    .iter()
-                    .map(|one| {
-                        let ip = one.ip.map(|ip| format!("={ip}")).unwrap_or_default();
-                        let mac = one.mac.map(|mac| format!("={mac:?}")).unwrap_or_default();
-                        format!("{}{ip}{mac} {}", one.network, one.aliases.join("|"))
-                    })
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                other => format!("{other:?}"),
+            |spec| {
+                let crate::spec::Network::Named { networks } = &spec.network else {
+                    return format!("{:?}", spec.network);
+                };
+                let shown = networks.iter().map(|one| {
+                    let ip = one.ip.map(|ip| format!("={ip}")).unwrap_or_default();
+                    let mac = one.mac.map(|mac| format!("={mac:?}")).unwrap_or_default();
+                    format!("{}{ip}{mac} {}", one.network, one.aliases.join("|"))
+                });
+                shown.collect::<Vec<_>>().join(", ")
             },
             &[
                 ("", r#""Auto""#),

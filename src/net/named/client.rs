@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -180,7 +180,7 @@ fn reach(store: &Store) -> Result<Channel> {
     let _ = std::fs::remove_file(&socket); // of a process that was killed
     let listener = UnixListener::bind(&socket)
         .with_context(|| format!("listening on `{}`", socket.display()))?;
-    start(store, listener.into())?;
+    start(store, &listener)?;
     find(store)?.ok_or_else(|| gone().into())
 }
 
@@ -194,7 +194,7 @@ pub(super) fn lock_file(path: &Path) -> Result<File> {
     locked.with_context(|| format!("locking `{}`", path.display()))
 }
 
-fn start(store: &Store, listener: OwnedFd) -> Result<()> {
+fn start(store: &Store, listener: &UnixListener) -> Result<()> {
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let root = store
         .root()

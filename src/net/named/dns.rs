@@ -659,10 +659,14 @@ mod tests {
                 let reply = Packet::parse(&reply).unwrap();
                 assert_eq!(reply.id(), 7);
                 assert!(reply.has_flags(PacketFlag::RESPONSE));
-                let data = reply.answers.iter().map(|one| match &one.rdata {
-                    RData::A(a) => Ipv4Addr::from(a.address).to_string(),
-                    RData::PTR(name) => name.0.to_string(),
-                    other => format!("{other:?}"),
+                let data = reply.answers.iter().map(|one| {
+                    if let RData::A(a) = &one.rdata {
+                        Ipv4Addr::from(a.address).to_string()
+                    } else if let RData::PTR(name) = &one.rdata {
+                        name.0.to_string()
+                    } else {
+                        format!("{:?}", one.rdata)
+                    }
                 });
                 format!("{:?} {}", reply.rcode(), data.collect::<Vec<_>>().join(" "))
             }
