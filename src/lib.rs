@@ -48,6 +48,9 @@ pub fn main() -> ExitCode {
         Some(net::named::server::NETWORK) => {
             net::named::server::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }
+        Some(container::health::HEALTH) => {
+            container::health::main(&std::env::args().skip(2).collect::<Vec<_>>())
+        }
         _ => cli::main(&std::env::args_os().collect::<Vec<_>>()),
     }
 }

@@ -9,8 +9,8 @@ use super::state::Status;
 use super::view::Seen;
 use crate::net::named::Endpoint;
 use crate::spec::{
-    ContainerSpec, HostPort, Joined, Mount, MountSource, Namespace, Network, Restart, Rlimit,
-    Rootfs, Seccomp, Shm, UserNs,
+    ContainerSpec, Health, HostPort, Joined, Mount, MountSource, Namespace, Network, Restart,
+    Rlimit, Rootfs, Seccomp, Shm, UserNs,
 };
 use crate::stage::confine;
 
@@ -377,9 +377,10 @@ fn config(seen: &Seen) -> Value {
             "Healthcheck",
             json!({
                 "Test": test,
-                "Interval": check.interval_ns,
+                "Interval": if check.interval_ns == Health::NEVER { 0 } else { check.interval_ns },
                 "Timeout": check.timeout_ns,
                 "StartPeriod": check.start_period_ns,
+                "StartInterval": check.start_interval_ns,
                 "Retries": check.retries,
             }),
         );
