@@ -19,6 +19,7 @@ use crate::container::state::Status;
 use crate::container::view::{self, Seen};
 use crate::error::Fail;
 use crate::idmap::{self, Available};
+use crate::net::named;
 use crate::paths::Store;
 use crate::spec::is_name;
 
@@ -175,6 +176,7 @@ pub fn rename(args: &RenameArgs, store: &Store) -> Result<u8> {
         return Err(Fail::conflict(format!("the container is named `{name}` already")).into());
     }
     record.rename(name)?;
+    named::client::rename(store, &record.id, name)?;
     let event = Event::container("rename", &record.spec()?);
     // Docker's names begin with a slash here.
     container::emit(store, &event.with("oldName", &format!("/{old}")));
@@ -203,7 +205,7 @@ pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
         .iter()
         .map(|text| Filter::parse(text, Timestamp::now()))
         .collect::<Result<Vec<_>, _>>()?;
-    if !args.force && !agreed()? {
+    if !args.force && !agreed("WARNING! This will remove all stopped containers.")? {
         return Ok(0);
     }
     let view = view::all(store)?;
@@ -260,8 +262,8 @@ fn remove(seen: &Seen, available: &Available) -> Result<Option<u64>> {
 }
 
 /// Asks on standard error; only `y` is a yes, as in docker.
-fn agreed() -> Result<bool> {
-    super::progress::say("WARNING! This will remove all stopped containers.");
+pub fn agreed(warning: &str) -> Result<bool> {
+    super::progress::say(warning);
     let mut err = std::io::stderr().lock();
     let asked = write!(err, "Are you sure you want to continue? [y/N] ").and_then(|()| err.flush());
     asked.context("asking")?;

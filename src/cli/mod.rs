@@ -17,6 +17,7 @@ mod inspect;
 pub mod job;
 mod lifecycle;
 mod logs;
+mod network;
 mod output;
 mod port;
 mod progress;
@@ -142,6 +143,9 @@ pub enum Command {
     /// Work with images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Work with named networks, on which containers find each other
+    #[command(subcommand, arg_required_else_help = true)]
+    Network(NetworkCommand),
     /// Show the version
     Version(system::FormatArgs),
     /// Show what `rl` has and uses here
@@ -211,6 +215,27 @@ pub enum ContainerCommand {
     Prune(container::PruneArgs),
 }
 
+/// The verbs of `rl network`.
+#[derive(Debug, clap::Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network
+    Create(network::CreateArgs),
+    /// List networks
+    #[command(alias = "list")]
+    Ls(network::ListArgs),
+    /// Show everything about networks
+    Inspect(network::InspectArgs),
+    /// Remove networks
+    #[command(alias = "remove")]
+    Rm(network::RemoveArgs),
+    /// Remove all networks that no container has
+    Prune(network::PruneArgs),
+    /// Put a container on one more network
+    Connect(network::ConnectArgs),
+    /// Take a container off a network
+    Disconnect(network::DisconnectArgs),
+}
+
 /// The verbs of `rl image`.
 #[derive(Debug, clap::Subcommand)]
 pub enum ImageCommand {
@@ -264,6 +289,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     use Command as C;
     use ContainerCommand as N;
     use ImageCommand as I;
+    use NetworkCommand as W;
     use inspect::Kind;
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
@@ -304,6 +330,13 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Port(args) | C::Container(N::Port(args)) => port::port(args, &store()?),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
+        C::Network(W::Create(args)) => network::create(args, &store()?),
+        C::Network(W::Ls(args)) => network::list(args, &store()?),
+        C::Network(W::Inspect(args)) => network::inspect(args, &store()?),
+        C::Network(W::Rm(args)) => network::remove(args, &store()?),
+        C::Network(W::Prune(args)) => network::prune(args, &store()?),
+        C::Network(W::Connect(args)) => network::connect(args, &store()?),
+        C::Network(W::Disconnect(args)) => network::disconnect(args, &store()?),
         C::Version(args) => system::version(args),
         C::Info(args) => system::info(args, &store()?),
         C::Doctor(args) => doctor::doctor(args, &store()?),

@@ -7,9 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::state::Status;
 use super::view::Seen;
+use crate::net::named::Endpoint;
 use crate::spec::{
-    ContainerSpec, Health, HostPort, Mount, MountSource, Namespace, Restart, Rlimit, Rootfs,
-    Seccomp, Shm, UserNs,
+    ContainerSpec, Health, HostPort, Joined, Mount, MountSource, Namespace, Network, Restart,
+    Rlimit, Rootfs, Seccomp, Shm, UserNs,
 };
 use crate::stage::confine;
 
@@ -486,7 +487,18 @@ fn network_settings(seen: &Seen) -> Value {
         .unwrap_or_default();
     let mut networks = Map::new();
     let name = seen.network();
-    if !name.contains(':') {
+    if let Network::Named { networks: all } = &seen.spec.network {
+        // Where it is is known to the process that serves networks; without it, it is nowhere.
+        let places = if seen.is_running() {
+            super::networks::endpoints(seen.record.store(), &seen.spec).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        for joined in all {
+            let place = places.iter().find(|one| one.network == joined.network);
+            networks.insert(joined.network.clone(), endpoint(seen, joined, place));
+        }
+    } else if !name.contains(':') {
         networks.insert(
             name,
             json!({
@@ -515,6 +527,51 @@ fn network_settings(seen: &Seen) -> Value {
         "IPv6Gateway": "",
         "MacAddress": "",
         "Networks": networks,
+    })
+}
+
+/// One network of a container. Source: moby, `api/types/network`, `EndpointSettings`.
+fn endpoint(seen: &Seen, joined: &Joined, place: Option<&Endpoint>) -> Value {
+    let ipam = match (joined.ip, joined.ip6) {
+        (None, None) => Value::Null,
+        (ip, ip6) => {
+            let mut fields = Map::new();
+            if let Some(ip) = ip {
+                fields.insert("IPv4Address".to_owned(), json!(ip));
+            }
+            if let Some(ip) = ip6 {
+                fields.insert("IPv6Address".to_owned(), json!(ip));
+            }
+            Value::Object(fields)
+        }
+    };
+    let gateway = |is_v4: bool| {
+        let mut gateways = place.into_iter().flat_map(|one| &one.gateways);
+        let found = gateways.find(|one| one.is_ipv4() == is_v4);
+        found.map(ToString::to_string).unwrap_or_default()
+    };
+    let four = place.and_then(|one| one.ip);
+    let six = place.and_then(|one| one.ip6);
+    let short: String = seen.spec.id.chars().take(12).collect();
+    let names: Vec<&str> = std::iter::once(seen.spec.name.as_str())
+        .chain(joined.aliases.iter().map(String::as_str))
+        .chain([short.as_str()])
+        .collect();
+    json!({
+        "IPAMConfig": ipam,
+        "Links": null,
+        "Aliases": or_null(&joined.aliases),
+        "MacAddress": place.map(Endpoint::mac_text).unwrap_or_default(),
+        "DriverOpts": null,
+        "NetworkID": place.map_or("", |one| one.network_id.as_str()),
+        "EndpointID": "",
+        "Gateway": gateway(true),
+        "IPAddress": four.map(|(ip, _)| ip.to_string()).unwrap_or_default(),
+        "IPPrefixLen": four.map_or(0, |(_, length)| length),
+        "IPv6Gateway": gateway(false),
+        "GlobalIPv6Address": six.map(|(ip, _)| ip.to_string()).unwrap_or_default(),
+        "GlobalIPv6PrefixLen": six.map_or(0, |(_, length)| length),
+        "DNSNames": names,
     })
 }
 

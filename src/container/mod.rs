@@ -14,6 +14,7 @@ pub mod health;
 pub mod lifecycle;
 pub mod logs;
 pub mod monitor;
+pub mod networks;
 pub mod processes;
 pub mod record;
 pub mod state;
@@ -272,9 +273,7 @@ fn refuse_unbuilt(spec: &ContainerSpec) -> Result<(), Fail> {
 /// Fills in what depends on the machine.
 fn settle(spec: &mut ContainerSpec, plan: &Plan) {
     if spec.namespaces.uts == Namespace::Private {
-        if spec.hostname.is_none() {
-            spec.hostname = Some(spec.id.chars().take(12).collect());
-        }
+        spec.hostname = Some(hostname(spec));
     } else if spec.hostname.is_none() {
         spec.hostname = Some(
             rustix::system::uname()
@@ -292,6 +291,12 @@ fn settle(spec: &mut ContainerSpec, plan: &Plan) {
             .unwrap_or(0);
         spec.process.user = format!("{uid}:{gid}");
     }
+}
+
+/// The host name of a UTS namespace of its own.
+fn hostname(spec: &ContainerSpec) -> String {
+    let short = || spec.id.chars().take(12).collect();
+    spec.hostname.clone().unwrap_or_else(short)
 }
 
 /// Anonymous volumes get a name.
@@ -324,7 +329,12 @@ fn make_volumes(store: &Store, spec: &ContainerSpec) -> Result<Vec<(String, Path
 }
 
 /// Everything pid 1 has to know, for one start.
-fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Order> {
+fn order(
+    record: &Record,
+    machine: &Machine,
+    group: Option<&Group>,
+    membership: Option<&networks::Membership>,
+) -> Result<Order> {
     let (store, dir, plan) = (record.store(), record.dir(), &machine.plan);
     let mut spec = record.spec()?;
     if machine.network == net::Chosen::Host {
@@ -332,7 +342,8 @@ fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Or
     }
     settle(&mut spec, plan);
     let (root, driver) = root(record, &spec)?;
-    let etc = write_etc(&spec, &machine.network, &dir)?;
+    let chosen = membership.map(networks::Membership::chosen);
+    let etc = write_etc(&spec, chosen.as_ref().unwrap_or(&machine.network), &dir)?;
     Ok(Order {
         root,
         driver,
@@ -347,7 +358,7 @@ fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Or
         } else {
             Vec::new()
         },
-        wait_for_network: machine.network.has_helper(),
+        wait_for_network: machine.network.is_awaited(),
         own_group: group.is_some(),
         spec,
     })

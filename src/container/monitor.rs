@@ -21,6 +21,7 @@ use super::attach::{Kind, Peer};
 use super::events::{self, Event};
 use super::health::{self, Checks};
 use super::logs::{Stream, Writer};
+use super::networks::Membership;
 use super::record::{Lock, Record};
 use super::state::{self, State, Status};
 use super::{Machine, copy_root, group, order};
@@ -181,6 +182,8 @@ struct Monitor {
     die: bool,
     /// The control group of this run.
     group: Option<Group>,
+    /// The container's place on named networks, while it runs.
+    membership: Option<Membership>,
 }
 
 impl Monitor {
@@ -201,6 +204,7 @@ impl Monitor {
             stay_ended: false,
             die: false,
             group: None,
+            membership: None,
             clients,
             spec,
             record,
@@ -351,7 +355,13 @@ impl Monitor {
         let mut lines = Vec::new();
         let machine = Machine::look(&self.spec, &mut |line| lines.push(line.to_owned()))?;
         self.group = group::make(&self.spec)?;
-        let order = order(&self.record, &machine, self.group.as_ref())?;
+        let mut membership = Membership::reserve(&self.record)?;
+        let order = order(
+            &self.record,
+            &machine,
+            self.group.as_ref(),
+            membership.as_ref(),
+        )?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
         let pipe =
@@ -387,6 +397,7 @@ impl Monitor {
         };
         let mut running = parent::start(
             &launch,
+            membership.as_mut().map(Membership::lease),
             &mut |line| lines.push(line.to_owned()),
             &mut |root| copy_root(root, &machine.plan, machine.helpers()),
         )?;
@@ -409,6 +420,10 @@ impl Monitor {
         if let Some(console) = &streams.console {
             rustix::io::ioctl_fionbio(console, true).context("preparing the terminal")?;
         }
+        if let Some(membership) = &membership {
+            membership.tell("connect");
+        }
+        self.membership = membership;
         if let Some((_, helper)) = running.helper() {
             streams.helper = Some(helper.try_clone().context("watching the network helper")?);
         }
@@ -420,6 +435,9 @@ impl Monitor {
         }
         let exit = running.child.wait();
         running.release();
+        if let Some(membership) = self.membership.take() {
+            membership.tell("disconnect");
+        }
         served?;
         Ok(exit?)
     }
@@ -514,6 +532,9 @@ impl Monitor {
             .any(|client| client.peer.waiting() > BEHIND);
         let mut sources = vec![(Source::Signal, self.signals.as_fd(), PollFlags::IN)];
         sources.extend(program.map(|fd| (Source::Program, fd.as_fd(), PollFlags::IN)));
+        if let (Some(membership), Some(_)) = (&self.membership, program) {
+            sources.push((Source::Network, membership.as_fd(), PollFlags::IN));
+        }
         if let Some(helper) = &streams.helper {
             sources.push((Source::Helper, helper.as_fd(), PollFlags::IN));
         }
@@ -594,6 +615,14 @@ impl Monitor {
         for (source, events) in happened {
             match source {
                 Source::Signal | Source::Program | Source::Helper | Source::Check => {}
+                Source::Network => {
+                    // A container that has just ended needs no networks.
+                    if !happened.contains_key(&Source::Program)
+                        && self.membership.as_mut().is_some_and(|one| !one.renew())
+                    {
+                        self.membership = None;
+                    }
+                }
                 Source::Listener => self.welcome(),
                 Source::Output | Source::Error => {
                     self.take(*source, streams)?;
@@ -692,6 +721,7 @@ impl Monitor {
             | Source::Input
             | Source::Signal
             | Source::Program
+            | Source::Network
             | Source::Helper
             | Source::Listener
             | Source::Check
@@ -787,6 +817,7 @@ fn timespec(duration: Duration) -> rustix::time::Timespec {
 enum Source {
     Signal,
     Program,
+    Network,
     Helper,
     Listener,
     Check,

@@ -14,6 +14,7 @@ use super::record::Record;
 use super::state::{State, Status};
 use crate::error::Fail;
 use crate::image::store::Images;
+use crate::net::named;
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, MountSource, Network, Port, Rootfs};
 
@@ -268,6 +269,10 @@ pub fn network(network: &Network) -> String {
         Network::None => "none".to_owned(),
         Network::Container { id } => format!("container:{id}"),
         Network::Path { path } => format!("ns:{}", path.display()),
+        Network::Named { networks } => {
+            let names: Vec<&str> = networks.iter().map(|one| one.network.as_str()).collect();
+            names.join(",")
+        }
     }
 }
 
@@ -401,7 +406,10 @@ impl Test {
             "before" => moment().map(|(time, id)| Test::Before(time, id))?,
             "since" => moment().map(|(time, id)| Test::Since(time, id))?,
             "volume" => Test::Volume(value.to_owned()),
-            "network" => Test::Network(value.to_owned()),
+            // An id means its network; what there is none of may be a container's all the same.
+            "network" => Test::Network(
+                named::config::find(store, value).map_or_else(|_| value.to_owned(), |one| one.name),
+            ),
             _ => Test::Health(one_of(HEALTHS)?),
         })
     }
@@ -432,7 +440,16 @@ impl Test {
                             && !matches!(mount.source, MountSource::Tmpfs { .. })
                     })
             }
-            Test::Network(name) => seen.network() == *name,
+            Test::Network(name) => match &seen.spec.network {
+                Network::Named { networks } => networks.iter().any(|one| one.network == *name),
+                Network::Auto
+                | Network::Pasta { .. }
+                | Network::Slirp4netns { .. }
+                | Network::Host
+                | Network::None
+                | Network::Container { .. }
+                | Network::Path { .. } => seen.network() == *name,
+            },
             Test::Health(word) => {
                 let status = seen.health.as_ref().map(|health| health.status.as_str());
                 status.unwrap_or("none") == *word

@@ -1,5 +1,6 @@
 //! How a container reaches the world: which helper, when it is ready, and the names it can look up.
 
+pub mod named;
 pub mod names;
 mod pasta;
 mod probe;
@@ -19,6 +20,7 @@ use crate::idmap::find_program;
 use crate::spec::{Bound, HostPort, Network, Port, Protocol, Publish};
 use crate::sys;
 use crate::sys::process::{Child, Tied};
+use named::Endpoint;
 use publish::Reserved;
 
 /// What was chosen for one container.
@@ -43,6 +45,11 @@ pub enum Chosen {
         program: PathBuf,
         /// `key=value`.
         options: Vec<String>,
+    },
+    /// Named networks, which [`named`] serves.
+    Named {
+        /// Where the container is; empty before [`named::client::Lease::reserve`].
+        endpoints: Vec<Endpoint>,
     },
 }
 
@@ -77,7 +84,11 @@ impl Chosen {
             {
                 vec!["slirp4netns does not answer on UDP ports of the host's 127.0.0.1; on its other addresses it does".to_owned()]
             }
-            Chosen::Host | Chosen::None | Chosen::Pasta { .. } | Chosen::Slirp { .. } => Vec::new(),
+            Chosen::Host
+            | Chosen::None
+            | Chosen::Pasta { .. }
+            | Chosen::Slirp { .. }
+            | Chosen::Named { .. } => Vec::new(),
         }
     }
 
@@ -85,6 +96,12 @@ impl Chosen {
     #[must_use]
     pub fn has_helper(&self) -> bool {
         matches!(self, Chosen::Pasta { .. } | Chosen::Slirp { .. })
+    }
+
+    /// Whether the program has to wait until packets can flow.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.has_helper() || matches!(self, Chosen::Named { .. })
     }
 }
 
@@ -96,6 +113,14 @@ pub fn choose(network: &Network, ports: &[Publish]) -> Result<(Chosen, Option<Fa
     let (chosen, notice) = by_name(network)?;
     if let Chosen::Slirp { .. } = chosen {
         slirp::check_ports(ports)?;
+    }
+    if let (Chosen::Named { .. }, Some(port)) = (&chosen, ports.first()) {
+        return Err(Fail::unsupported(format!(
+            "port {} cannot be published from a named network: that is not built yet",
+            port.port
+        ))
+        .hint("leave -p out; containers on the network reach every port of each other")
+        .into());
     }
     match notice {
         // On the host's network the program's own ports are open, not those that were asked for.
@@ -138,6 +163,12 @@ fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
             ))
         }
         Network::Auto => Ok(automatic()),
+        Network::Named { .. } => Ok((
+            Chosen::Named {
+                endpoints: Vec::new(),
+            },
+            None,
+        )),
         Network::Container { .. } | Network::Path { .. } => {
             Err(Fail::unsupported("joining another network namespace is not built yet").into())
         }
@@ -164,6 +195,34 @@ fn automatic() -> (Chosen, Option<Fail>) {
         Err(fail) => fail,
     };
     (Chosen::Host, Some(why))
+}
+
+/// Starts a helper for the named networks' own namespace, which the process `pid` is in, and waits until packets flow.
+/// The second value is the interface that they leave by.
+///
+/// # Errors
+/// What was missing, or the helper's own words.
+pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str)> {
+    let (mut chosen, notice) = automatic();
+    if let Some(why) = notice {
+        return Err(why.into());
+    }
+    if let Chosen::Pasta { options, .. } = &mut chosen {
+        options.push("--ns-ifname=uplink0".to_owned());
+    }
+    let interface = match chosen {
+        Chosen::Pasta { .. } => "uplink0",
+        Chosen::Slirp { .. } | Chosen::Host | Chosen::None | Chosen::Named { .. } => "tap0",
+    };
+    let mut uplink = start(&chosen, Vec::new(), pid)?
+        .ok_or_else(|| missing("neither pasta nor slirp4netns is installed", "passt"))?;
+    match uplink.wait_ready() {
+        Ok(_) => Ok((uplink, interface)),
+        Err(error) => {
+            uplink.stop();
+            Err(error)
+        }
+    }
 }
 
 fn missing(what: &str, package: &str) -> Fail {
@@ -226,7 +285,7 @@ pub fn start(
     pid: rustix::process::Pid,
 ) -> Result<Option<Uplink>> {
     match chosen {
-        Chosen::Host | Chosen::None => Ok(None),
+        Chosen::Host | Chosen::None | Chosen::Named { .. } => Ok(None),
         Chosen::Pasta {
             program,
             options,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::named::Endpoint;
 use super::{Chosen, pasta, slirp};
 use crate::error::Fail;
 use crate::spec::Names;
@@ -104,18 +105,32 @@ pub fn resolv_conf(names: &Names, chosen: &Chosen, host: &Host) -> String {
     for server in servers(names, chosen, &host.resolv_conf) {
         let _ = writeln!(text, "nameserver {server}");
     }
-    let options: Vec<&str> = if names.options.is_empty() {
+    let mut options: Vec<&str> = if names.options.is_empty() {
         words("options ")
     } else {
         names.options.iter().map(String::as_str).collect()
     };
+    // The name of a container has no dot: it is asked for as it is before the domains to search, as docker has it.
+    if matches!(chosen, Chosen::Named { .. })
+        && !names
+            .options
+            .iter()
+            .any(|option| option.starts_with("ndots:"))
+    {
+        options.retain(|option| !option.starts_with("ndots:"));
+        options.push("ndots:0");
+    }
     if !options.is_empty() {
         let _ = writeln!(text, "options {}", options.join(" "));
     }
     text
 }
 
-fn name_servers(resolv_conf: &str) -> impl Iterator<Item = &str> {
+/// So many servers are asked by the C library. Source: resolv.conf(5), `MAXNS`.
+const SERVERS: usize = 3;
+
+/// The addresses in its `nameserver` lines.
+pub fn name_servers(resolv_conf: &str) -> impl Iterator<Item = &str> {
     resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
@@ -136,12 +151,21 @@ pub fn reachable_servers(resolv_conf: &str) -> Vec<String> {
 }
 
 fn servers(names: &Names, chosen: &Chosen, resolv_conf: &str) -> Vec<String> {
+    // The resolver of named networks asks those of `--dns` itself, for what is no container's name.
+    if let Chosen::Named { endpoints } = chosen {
+        let gateways = endpoints.iter().flat_map(|one| &one.gateways);
+        return gateways
+            .filter(|gateway| gateway.is_ipv4())
+            .take(SERVERS)
+            .map(ToString::to_string)
+            .collect();
+    }
     if !names.dns.is_empty() {
         return names.dns.iter().map(ToString::to_string).collect();
     }
     match chosen {
         Chosen::Host => name_servers(resolv_conf).map(str::to_owned).collect(),
-        Chosen::None => Vec::new(),
+        Chosen::None | Chosen::Named { .. } => Vec::new(),
         // Its own resolver asks the host's, wherever that listens.
         Chosen::Slirp { options, .. } => vec![slirp::addresses(options).dns.to_string()],
         Chosen::Pasta { .. } => {
@@ -197,6 +221,13 @@ pub fn hosts(
         Chosen::Slirp { options, .. } => Some(IpAddr::V4(slirp::addresses(options).container)),
         Chosen::Pasta { .. } => host.address,
         Chosen::None => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Chosen::Named { endpoints } => {
+            let addresses = endpoints.iter().flat_map(Endpoint::addresses);
+            for address in addresses {
+                let _ = writeln!(text, "{address}\t{}", hostname.unwrap_or_default());
+            }
+            None
+        }
         Chosen::Host => None,
     };
     if let (Some(address), Some(hostname)) = (own, hostname) {
@@ -209,7 +240,7 @@ pub fn hosts(
 fn to_host(chosen: &Chosen, host: &Host) -> Option<IpAddr> {
     match chosen {
         Chosen::Host => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        Chosen::None => None,
+        Chosen::None | Chosen::Named { .. } => None,
         Chosen::Slirp { options, .. } => {
             let addresses = slirp::addresses(options);
             if addresses.loopback {

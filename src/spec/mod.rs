@@ -7,7 +7,7 @@
 mod ports;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -499,6 +499,26 @@ pub enum Network {
         /// Path on the host.
         path: PathBuf,
     },
+    /// Networks of `rl network create`; none when it was taken off all of them.
+    Named {
+        /// Which, and how; the first that has a way out gets the default route.
+        networks: Vec<Joined>,
+    },
+}
+
+/// How a container joins a named network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Joined {
+    /// The network's name.
+    pub network: String,
+    /// `--network-alias`.
+    pub aliases: Vec<String>,
+    /// `--ip`; a free one by default.
+    pub ip: Option<Ipv4Addr>,
+    /// `--ip6`; a free one by default, where the network has IPv6.
+    pub ip6: Option<Ipv6Addr>,
+    /// `--mac-address`; made from the address by default.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Names and addresses.

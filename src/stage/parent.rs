@@ -16,6 +16,7 @@ use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan, find_program};
+use crate::net::named::client::Lease;
 use crate::net::publish::Reserved;
 use crate::net::{self, Chosen, Uplink};
 use crate::spec::{Bound, Namespace, Publish};
@@ -83,13 +84,14 @@ impl Running {
     }
 }
 
-/// Starts a container and returns when its program runs. `say` gets the lines that announce a degraded mode;
+/// Starts a container and returns when its program runs. `lease` are its places on named networks. `say` gets the lines that announce a degraded mode;
 /// `copy_root` makes the copy of the layers that is used when no overlay can be mounted.
 ///
 /// # Errors
 /// What pid 1 or a helper reports; nothing of the container is left then.
 pub fn start(
     launch: &Launch<'_>,
+    lease: Option<&mut Lease>,
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<Running> {
@@ -136,7 +138,15 @@ pub fn start(
         uplink: None,
         fuse: None,
     };
-    match bring_up(launch, ports, &mut here, &mut running, say, copy_root) {
+    match bring_up(
+        launch,
+        lease,
+        ports,
+        &mut here,
+        &mut running,
+        say,
+        copy_root,
+    ) {
         Ok(()) => Ok(running),
         Err(error) => {
             // What pid 1 says of its own end explains more than that it is gone.
@@ -151,6 +161,7 @@ pub fn start(
 
 fn bring_up(
     launch: &Launch<'_>,
+    mut lease: Option<&mut Lease>,
     ports: Vec<Reserved>,
     here: &mut Channel,
     running: &mut Running,
@@ -160,7 +171,10 @@ fn bring_up(
     send(here, &ToStage::Start(Box::new(launch.order.clone())))?;
     running.uplink = net::start(launch.network, ports, running.child.pid)?;
     idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
-    if running.uplink.is_none() {
+    if let Some(lease) = &mut lease {
+        lease.plug(running.child.pid.as_raw_nonzero().get())?;
+    }
+    if !launch.network.is_awaited() {
         running.signals = Some(sys::signal::Queue::all()?);
     }
     send(here, &ToStage::Mapped)?;
@@ -169,6 +183,14 @@ fn bring_up(
         if !network && !has_message(here)? {
             if let Some(uplink) = &mut running.uplink {
                 running.ports = uplink.wait_ready()?;
+                running.signals = Some(sys::signal::Queue::all()?);
+                send(here, &ToStage::NetworkReady)?;
+            }
+            if let Some(lease) = &mut lease {
+                lease.wait()?;
+                for line in std::mem::take(&mut lease.notices) {
+                    say(&line);
+                }
                 running.signals = Some(sys::signal::Queue::all()?);
                 send(here, &ToStage::NetworkReady)?;
             }

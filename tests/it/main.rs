@@ -36,6 +36,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod ports;
+mod networks;
 mod ps;
 mod run;
 mod security;

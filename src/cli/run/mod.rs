@@ -14,6 +14,7 @@ mod mounts;
 mod names;
 mod namespaces;
 pub mod resources;
+pub mod networks;
 mod proxy;
 mod publish;
 mod spec;
@@ -30,6 +31,7 @@ use super::image::{self, PullOptions};
 use super::progress::say;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
+use crate::net::named;
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, ImageDefaults, Network, Rootfs};
 use crate::stage::confine;
@@ -65,6 +67,12 @@ pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
 pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
     let environment = environment()?;
     let mut spec = spec(args, &environment)?;
+    if let Network::Named { networks } = &mut spec.network {
+        // Before an image is fetched for nothing.
+        for one in networks {
+            one.network = named::config::find(store, &one.network)?.name;
+        }
+    }
     if args.http_proxy && spec.network != Network::Host {
         for line in proxy::unreachable(&environment) {
             say(&format!("rl: {line}"));
@@ -324,6 +332,14 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub interactive: bool,
 
+    /// The IPv4 address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+
+    /// The IPv6 address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<String>,
+
     /// IPC namespace: private, shareable, none, host or container:NAME
     #[arg(long, value_name = "MODE")]
     pub ipc: Option<String>,
@@ -336,6 +352,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub label_file: Vec<PathBuf>,
 
+    /// The hardware address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub mac_address: Option<String>,
+
     /// Mount, as type=bind|volume|tmpfs,source=…,target=…[,readonly] (can be repeated)
     #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
@@ -344,9 +364,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME or ns:PATH
+    /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME, ns:PATH, or named networks as
+    /// NAME[,NAME…] or NAME:ip=…,alias=… (can be repeated)
     #[arg(long, alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
+    pub network: Vec<String>,
+
+    /// Add a name that others on the named networks find the container by (can be repeated)
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
+    pub network_alias: Vec<String>,
 
     /// Check no health, whatever the image says
     #[arg(long)]

@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::confinement::confinement;
-use super::namespaces::{names, namespaces, network, refuse_conflicts, userns};
+use super::namespaces::{names, namespaces, refuse_conflicts, userns};
+use super::networks::network;
 use super::resources::cgroup;
 use super::values::{file_lines, key_value};
 use super::{RunArgs, life, mounts, proxy, publish};
@@ -104,7 +105,7 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
             .hint("-t needs a terminal on standard input; in scripts and pipes use -i alone"));
     }
     let namespaces = namespaces(args)?;
-    let network = network(args.network.as_deref())?;
+    let network = network(args)?;
     refuse_conflicts(args, &namespaces, &network)?;
     Ok(ContainerSpec {
         version: VERSION,

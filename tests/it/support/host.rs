@@ -25,6 +25,8 @@ pub enum Need {
     Registry,
     /// A host in a network of its own.
     TestHost,
+    /// A name server on that host.
+    TestDns,
     /// A small file system.
     SmallDisk,
     /// Something of the kernel: a file that shows it.
@@ -58,6 +60,7 @@ impl Need {
             Self::Alpine => variable("RL_TEST_ALPINE", "no Alpine root"),
             Self::Debian => variable("RL_TEST_DEBIAN", "no Debian root"),
             Self::Registry => variable("RL_TEST_REGISTRY", "no registry server"),
+            Self::TestDns => variable("RL_TEST_DNS", "no name server on the test host"),
             Self::TestHost => variable("RL_TEST_HOST", "no test host"),
             Self::SmallDisk => variable("RL_TEST_SMALL_DISK", "no small disk"),
             Self::Kernel(path) if !Path::new(path).exists() => {
