@@ -1,0 +1,3 @@
+//! cgroup v2: groups of processes.
+
+pub mod account;
