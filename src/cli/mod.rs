@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod ps;
 pub mod run;
+mod stats;
 mod system;
 mod template;
 mod times;
@@ -112,6 +113,8 @@ pub enum Command {
     Ps(ps::ListArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show what containers use, while they run
+    Stats(stats::StatsArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Work with containers
@@ -162,6 +165,8 @@ pub enum ContainerCommand {
     Inspect(inspect::InspectArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show what containers use, while they run
+    Stats(stats::StatsArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Remove all containers that do not run
@@ -251,6 +256,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Container(N::Inspect(args)) => inspect::inspect(args, Some(Kind::Container), &store()?),
         C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
         C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
+        C::Stats(args) | C::Container(N::Stats(args)) => stats::stats(args, &store()?),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
         C::Version(args) => system::version(args),

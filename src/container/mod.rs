@@ -9,6 +9,7 @@ pub mod follow;
 mod foreground;
 pub mod lifecycle;
 pub mod logs;
+pub mod measure;
 pub mod monitor;
 pub mod processes;
 pub mod record;
