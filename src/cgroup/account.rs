@@ -416,12 +416,7 @@ fn groups<'a>(directory: &'a Path, top: &'a Path) -> impl Iterator<Item = &'a Pa
 }
 
 /// Of two equal bounds the nearer one stays: it is the one the user can change.
-fn tighten<T>(
-    kept: &mut Option<Bound<T>>,
-    found: Option<T>,
-    group: &Path,
-    measure: fn(&T) -> u64,
-) {
+fn tighten<T>(kept: &mut Option<Bound<T>>, found: Option<T>, group: &Path, measure: fn(&T) -> u64) {
     let Some(value) = found else { return };
     if kept
         .as_ref()

@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod ps;
 pub mod run;
+mod screen;
 mod stats;
 mod system;
 mod template;

@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::output::{self, Columns, Row};
 use super::ps::say_damaged;
 use crate::cgroup::account::Stall;
-use crate::container::measure::{Sample, Sampler};
+use crate::container::measure::{Sample, Sampler, Subject};
 use crate::container::record::Record;
 use crate::container::view::{self, Seen};
 use crate::error::{self, Kind};
@@ -160,7 +160,7 @@ impl Choice {
     }
 
     /// They come and go.
-    fn containers(&mut self, store: &Store) -> Result<Vec<Seen>> {
+    fn containers(&mut self, store: &Store) -> Result<Vec<Subject>> {
         if !self.are_named {
             return running(store, self.all, &mut self.has_said_damage);
         }
@@ -169,7 +169,7 @@ impl Choice {
         for (word, record) in std::mem::take(&mut self.named) {
             match Seen::look(&record) {
                 Ok(seen) => {
-                    found.push(seen);
+                    found.push(Subject::from(&seen));
                     kept.push((word, record));
                 }
                 // It was removed while we watched.
@@ -186,26 +186,24 @@ impl Choice {
         self.are_named && self.named.is_empty()
     }
 
-    fn word<'a>(&'a self, seen: &'a Seen) -> &'a str {
-        let named = self.named.iter().find(|(_, record)| record.id == seen.spec.id);
-        named.map_or(&seen.spec.id[..12.min(seen.spec.id.len())], |(word, _)| word)
+    fn word<'a>(&'a self, id: &'a str) -> &'a str {
+        let named = self.named.iter().find(|(_, record)| record.id == id);
+        named.map_or(id.get(..12).unwrap_or(id), |(word, _)| word)
     }
 }
 
 /// Those of the store that run, or all of them.
-pub fn running(store: &Store, all: bool, has_said_damage: &mut bool) -> Result<Vec<Seen>> {
+pub fn running(store: &Store, all: bool, has_said_damage: &mut bool) -> Result<Vec<Subject>> {
     let view = view::all(store)?;
     if !std::mem::replace(has_said_damage, true) {
         say_damaged(&view.damaged);
     }
-    let mut found = view.seen;
-    found.retain(|seen| all || seen.is_running());
-    Ok(found)
+    let found = view.seen.iter().filter(|seen| all || seen.is_running());
+    Ok(found.map(Subject::from).collect())
 }
 
 fn row(sample: &Sample, choice: &Choice, whole: bool) -> Row {
-    let seen = &sample.seen;
-    let id = seen.spec.id.as_str();
+    let id = sample.subject.id.as_str();
     let reading = sample.reading.as_ref();
     let limits = reading.map(|reading| &reading.limits);
     let pressure = reading.map(|reading| reading.pressure).unwrap_or_default();
@@ -216,13 +214,20 @@ fn row(sample: &Sample, choice: &Choice, whole: bool) -> Row {
         _ => "host".to_owned(),
     });
     let cells = [
-        ("Container", Some(choice.word(seen).to_owned())),
+        ("Container", Some(choice.word(id).to_owned())),
         (
             "ID",
-            Some(if whole { id } else { id.get(..12).unwrap_or(id) }.to_owned()),
+            Some(
+                if whole {
+                    id
+                } else {
+                    id.get(..12).unwrap_or(id)
+                }
+                .to_owned(),
+            ),
         ),
-        ("Name", Some(seen.spec.name.clone())),
-        ("CPUPerc", sample.cpu.map(percent)),
+        ("Name", Some(sample.subject.name.clone())),
+        ("CPUPerc", sample.cpu().map(percent)),
         (
             "MemUsage",
             Some(format!(
@@ -321,9 +326,7 @@ pub fn pair(first: u64, second: u64) -> String {
 /// Rows and columns of the terminal; what a terminal without a size has.
 fn size(terminal: &impl std::os::fd::AsFd) -> (usize, usize) {
     match rustix::termios::tcgetwinsize(terminal) {
-        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => {
-            (size.ws_row.into(), size.ws_col.into())
-        }
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row.into(), size.ws_col.into()),
         Ok(_) | Err(_) => (24, 80),
     }
 }
@@ -348,9 +351,14 @@ mod tests {
     use crate::container::view::tests::seen;
 
     fn sample(reading: Option<Reading>) -> Sample {
+        let before = reading.clone().map(|mut before| {
+            before.at -= Duration::from_secs(10);
+            before.cpu_us = Some(1);
+            before
+        });
         Sample {
-            seen: seen(|_, _| {}),
-            cpu: reading.as_ref().map(|_| 15_004),
+            subject: Subject::from(&seen(|_, _| {})),
+            before,
             memory_limit: 1 << 30,
             reading,
         }
@@ -361,7 +369,7 @@ mod tests {
         Reading {
             at: std::time::Instant::now(),
             group: None,
-            cpu_us: Some(1),
+            cpu_us: Some(15_004_001),
             throttled_us: Some(2_345_678),
             memory: Some(Memory {
                 charged: 300 << 20,
@@ -432,7 +440,8 @@ mod tests {
 
     #[test]
     fn fields_beyond_dockers_say_what_bounds() {
-        let format = "{{.MemWithCache}} {{.MemLimitBy}} {{.CPULimit}} {{.CPUThrottled}} {{.OOMKills}}";
+        let format =
+            "{{.MemWithCache}} {{.MemLimitBy}} {{.CPULimit}} {{.CPUThrottled}} {{.OOMKills}}";
         assert_eq!(
             printed(&sample(Some(reading())), Some(format)),
             "300MiB /sys/fs/cgroup/job -- 2.34s --\n"

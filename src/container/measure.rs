@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::processes;
+use super::state::Process;
 use super::view::Seen;
 use crate::cgroup::account::{self, Events, Io, Limits, Memory, Pressure, Traffic, Tree};
 
@@ -58,8 +59,6 @@ impl Reading {
 pub struct Machine {
     /// Memory, in bytes.
     pub memory: u64,
-    /// Processors that this process may use.
-    pub processors: usize,
     tree: Option<Tree>,
     network: Option<PathBuf>,
 }
@@ -71,26 +70,17 @@ impl Machine {
         let info = rustix::system::sysinfo();
         Self {
             memory: info.totalram.saturating_mul(u64::from(info.mem_unit)),
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
             tree: Tree::find(),
             network: network("self"),
         }
     }
 
-    /// What bounds this process and all that it starts, and its group.
+    /// The group of a process and what bounds it. With the id of a container, that container's own group, if it
+    /// has one.
     #[must_use]
-    pub fn own_limits(&self) -> Option<(PathBuf, Limits)> {
-        let pid = i32::try_from(std::process::id()).ok()?;
-        let group = self.tree.as_ref()?.of_process(pid)?;
-        let limits = self.limits(&group);
-        Some((group, limits))
-    }
-
-    /// What bounds a running container: by its own group, or the one that it shares.
-    #[must_use]
-    pub fn limits_of(&self, seen: &Seen) -> Option<(PathBuf, Limits)> {
-        let directory = self.tree.as_ref()?.of_process(pid(seen)?)?;
-        let group = account::own(&directory, &seen.spec.id).unwrap_or(directory);
+    pub fn bounds(&self, pid: i32, id: &str) -> Option<(PathBuf, Limits)> {
+        let directory = self.tree.as_ref()?.of_process(pid)?;
+        let group = account::own(&directory, id).unwrap_or(directory);
         let limits = self.limits(&group);
         Some((group, limits))
     }
@@ -105,66 +95,100 @@ impl Machine {
     ///
     /// # Errors
     /// When `/proc` cannot be read.
-    pub fn read<'a>(
-        &self,
-        containers: impl IntoIterator<Item = &'a Seen>,
-    ) -> Result<BTreeMap<String, Reading>> {
+    pub fn read(&self, subjects: &[Subject]) -> Result<BTreeMap<String, Reading>> {
         let mut readings = BTreeMap::new();
-        let mut groupless: Vec<(i32, String)> = Vec::new();
-        for seen in containers {
-            let Some(pid) = pid(seen) else { continue };
-            let id = &seen.spec.id;
-            let directory = self.tree.as_ref().and_then(|tree| tree.of_process(pid));
-            let group = directory
-                .as_deref()
-                .and_then(|directory| account::own(directory, id));
-            let usage = group.as_deref().map(account::usage).unwrap_or_default();
-            let at = Instant::now();
-            let traffic = network(pid)
-                .filter(|network| Some(network) != self.network.as_ref())
-                .and_then(|_| account::traffic(pid));
-            let reading = Reading {
-                at,
-                cpu_us: usage.cpu.map(|cpu| cpu.used_us),
-                throttled_us: usage.cpu.and_then(|cpu| cpu.throttled_us),
-                memory: usage.memory,
-                pids: usage.pids,
-                io: usage.io,
-                traffic,
-                events: usage.events,
-                pressure: usage.pressure,
-                limits: group
-                    .as_ref()
-                    .or(directory.as_ref())
-                    .map(|group| self.limits(group))
-                    .unwrap_or_default(),
-                group,
-            };
-            // The monitor's word is older than this look: one that has ended meanwhile has no figures.
-            if !seen
-                .state
-                .process
-                .as_ref()
-                .is_some_and(super::state::Process::is_alive)
-            {
+        let mut incomplete: Vec<(i32, String)> = Vec::new();
+        for subject in subjects {
+            let pid = subject.process.as_ref().map(|process| process.pid);
+            let Some(reading) = self.read_one(subject, pid) else {
                 continue;
-            }
+            };
             // Without its controller a group does not know; its processes do.
-            if reading.cpu_us.is_none() || reading.memory.is_none() || reading.pids.is_none() {
-                groupless.push((pid, id.clone()));
+            let knows =
+                reading.cpu_us.is_some() && reading.memory.is_some() && reading.pids.is_some();
+            if let Some(pid) = pid.filter(|_| !knows) {
+                incomplete.push((pid, subject.id.clone()));
             }
-            readings.insert(id.clone(), reading);
+            readings.insert(subject.id.clone(), reading);
         }
-        if !groupless.is_empty() {
-            let firsts: Vec<i32> = groupless.iter().map(|(pid, _)| *pid).collect();
+        if !incomplete.is_empty() {
+            let firsts: Vec<i32> = incomplete.iter().map(|(pid, _)| *pid).collect();
             let sums = processes::sums(&firsts)?;
-            for (pid, id) in groupless {
+            for (pid, id) in incomplete {
                 if let (Some(reading), Some(sum)) = (readings.get_mut(&id), sums.get(&pid)) {
                     fill(reading, sum);
                 }
             }
         }
         Ok(readings)
+    }
+
+    /// What its group says, and its network.
+    fn read_one(&self, subject: &Subject, pid: Option<i32>) -> Option<Reading> {
+        let directory = match pid {
+            Some(pid) => self.tree.as_ref().and_then(|tree| tree.of_process(pid)),
+            None => subject.group.clone().filter(|group| group.is_dir()),
+        };
+        let group = match &subject.group {
+            Some(group) => Some(group.clone()),
+            None => directory
+                .as_deref()
+                .and_then(|directory| account::own(directory, &subject.id)),
+        };
+        let usage = group.as_deref().map(account::usage).unwrap_or_default();
+        let at = Instant::now();
+        let traffic = pid.and_then(|pid| {
+            network(pid)
+                .filter(|network| Some(network) != self.network.as_ref())
+                .and_then(|_| account::traffic(pid))
+        });
+        // What was written down is older than this look: one that has ended meanwhile has no figures.
+        match &subject.process {
+            Some(process) if !process.is_alive() => return None,
+            None if directory.is_none() => return None,
+            Some(_) | None => {}
+        }
+        Some(Reading {
+            at,
+            cpu_us: usage.cpu.map(|cpu| cpu.used_us),
+            throttled_us: usage.cpu.and_then(|cpu| cpu.throttled_us),
+            memory: usage.memory,
+            pids: usage.pids,
+            io: usage.io,
+            traffic,
+            events: usage.events,
+            pressure: usage.pressure,
+            limits: group
+                .as_ref()
+                .or(directory.as_ref())
+                .map(|group| self.limits(group))
+                .unwrap_or_default(),
+            group,
+        })
+    }
+}
+
+/// What is measured: a container, or a group of host programs.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The container's id; a group's directory.
+    pub id: String,
+    /// What the user calls it.
+    pub name: String,
+    /// Pid 1 of a running container.
+    pub process: Option<Process>,
+    /// The group, where it is known without asking a process.
+    pub group: Option<PathBuf>,
+}
+
+impl From<&Seen> for Subject {
+    fn from(seen: &Seen) -> Self {
+        Self {
+            id: seen.spec.id.clone(),
+            name: seen.spec.name.clone(),
+            process: seen.state.process.clone().filter(|_| seen.is_running()),
+            group: None,
+        }
     }
 }
 
@@ -176,15 +200,15 @@ pub struct Sampler {
     before: BTreeMap<String, Reading>,
 }
 
-/// A container at one look.
+/// One of them at one look.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// The container.
-    pub seen: Seen,
+    /// What was looked at.
+    pub subject: Subject,
     /// Its figures; none when it does not run.
     pub reading: Option<Reading>,
-    /// Processor time since the look before, in hundredths of a percent of one processor.
-    pub cpu: Option<u64>,
+    /// Its figures at the look before.
+    pub before: Option<Reading>,
     /// Memory that really bounds it, in bytes: the tightest bound of all groups above, or the machine's.
     pub memory_limit: u64,
 }
@@ -203,23 +227,18 @@ impl Sampler {
     ///
     /// # Errors
     /// As [`Machine::read`].
-    pub fn look(&mut self, containers: Vec<Seen>) -> Result<Vec<Sample>> {
-        let mut readings = self.machine.read(&containers)?;
-        let samples = containers.into_iter().map(|seen| {
-            let reading = readings.get(&seen.spec.id).cloned();
-            let before = self.before.get(&seen.spec.id);
-            let cpu = reading
-                .as_ref()
-                .zip(before)
-                .and_then(|(now, before)| now.cpu_since(before));
+    pub fn look(&mut self, subjects: Vec<Subject>) -> Result<Vec<Sample>> {
+        let mut readings = self.machine.read(&subjects)?;
+        let samples = subjects.into_iter().map(|subject| {
+            let reading = readings.get(&subject.id).cloned();
             let bound = reading
                 .as_ref()
                 .and_then(|reading| reading.limits.memory.as_ref())
                 .map_or(u64::MAX, |bound| bound.value);
             Sample {
-                seen,
+                before: self.before.remove(&subject.id),
+                subject,
                 reading,
-                cpu,
                 memory_limit: bound.min(self.machine.memory),
             }
         });
@@ -230,6 +249,22 @@ impl Sampler {
 }
 
 impl Sample {
+    /// Processor time since the look before, in hundredths of a percent of one processor.
+    #[must_use]
+    pub fn cpu(&self) -> Option<u64> {
+        self.reading.as_ref()?.cpu_since(self.before.as_ref()?)
+    }
+
+    /// How fast a counter has grown since the look before, in a second.
+    #[must_use]
+    pub fn rate(&self, counter: impl Fn(&Reading) -> Option<u64>) -> Option<u64> {
+        let (now, before) = (self.reading.as_ref()?, self.before.as_ref()?);
+        let grown = counter(now)?.checked_sub(counter(before)?)?;
+        let passed = now.at.checked_duration_since(before.at)?.as_micros();
+        let rate = (u128::from(grown) * 1_000_000).checked_div(passed)?;
+        u64::try_from(rate).ok()
+    }
+
     /// Memory in use, to what it may use, in hundredths of a percent.
     #[must_use]
     pub fn memory_share(&self) -> Option<u64> {
@@ -252,12 +287,6 @@ fn fill(reading: &mut Reading, sum: &processes::Sum) {
         inactive_cache: 0,
         anonymous: sum.memory,
     }));
-}
-
-/// Pid 1 of a running container.
-fn pid(seen: &Seen) -> Option<i32> {
-    let process = seen.state.process.as_ref().filter(|_| seen.is_running())?;
-    Some(process.pid)
 }
 
 fn network(pid: impl std::fmt::Display) -> Option<PathBuf> {
@@ -321,8 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_memory_and_processors() {
-        let machine = Machine::look();
-        assert!(machine.memory > 0 && machine.processors > 0);
+    fn this_machine_has_memory() {
+        assert!(Machine::look().memory > 0);
     }
 }
