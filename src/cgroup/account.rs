@@ -74,8 +74,8 @@ pub fn group(text: &str) -> Option<&str> {
     Some(path.strip_suffix(" (deleted)").unwrap_or(path))
 }
 
-/// The container's own group, when this process is in it or below it: the part of the path down to the component
-/// that has the container's whole id.
+/// The container's own group, when this process is in it or below it: the part of the path down to the last
+/// component that has the container's whole id. A scope of systemd's has it too, and the monitor beside the group.
 #[must_use]
 pub fn own(directory: &Path, id: &str) -> Option<PathBuf> {
     if id.is_empty() {
@@ -85,11 +85,7 @@ pub fn own(directory: &Path, id: &str) -> Option<PathBuf> {
         path.file_name()
             .is_some_and(|name| name.to_string_lossy().contains(id))
     };
-    directory
-        .ancestors()
-        .filter(holds)
-        .last()
-        .map(Path::to_owned)
+    directory.ancestors().find(holds).map(Path::to_owned)
 }
 
 /// What one group and those below it use.
@@ -501,6 +497,7 @@ mod tests {
         for (path, expected) in [
             (format!("/c/user/rl-{id}.scope"), Some("")),
             (format!("/c/user/rl-{id}/init/deeper"), Some("/init/deeper")),
+            (format!("/c/rl-{id}.scope/rl-{id}/x"), Some("/x")),
             ("/c/user/session-1.scope".to_owned(), None),
         ] {
             let expected = expected.map(|below| PathBuf::from(path.strip_suffix(below).unwrap()));

@@ -13,6 +13,7 @@ mod images;
 mod inspect;
 pub mod job;
 mod lifecycle;
+mod limit;
 mod logs;
 mod output;
 mod progress;
@@ -116,6 +117,11 @@ pub enum Command {
     Top(container::TopArgs),
     /// Show what containers use, while they run
     Stats(stats::StatsArgs),
+    /// Run a program of the host under limits, or make, list and remove groups for such programs
+    #[command(
+        override_usage = "rl limit LIMITS -- PROGRAM…\n       rl limit NAME LIMITS\n       rl limit --in NAME -- PROGRAM…\n       rl limit --pid PID [NAME] [LIMITS]\n       rl limit ls | rm"
+    )]
+    Limit(Box<limit::LimitArgs>),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Work with containers
@@ -258,6 +264,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
         C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
         C::Stats(args) | C::Container(N::Stats(args)) => stats::stats(args, &store()?),
+        C::Limit(args) => limit::limit(args),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
         C::Version(args) => system::version(args),

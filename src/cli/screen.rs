@@ -1,4 +1,4 @@
-//! `rl top --cgroup`: all containers and what they use, on the whole screen.
+//! `rl top --cgroup`: all containers and named groups and what they use, on the whole screen.
 //!
 //! One thread and one wait: for a key, a signal, or the time of the next look. The terminal is given back as it was
 //! however this ends, but by SIGKILL.
@@ -52,7 +52,8 @@ pub fn screen(store: &Store) -> Result<u8> {
     let mut looks = 0_u64;
     let code = loop {
         if next <= Instant::now() {
-            let subjects = stats::running(store, false, &mut has_said_damage)?;
+            let mut subjects = stats::running(store, false, &mut has_said_damage)?;
+            subjects.extend(super::limit::subjects());
             let samples = sampler.look(subjects)?;
             view.take(samples, account::machine_pressure());
             looks += 1;

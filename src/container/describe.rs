@@ -67,6 +67,9 @@ pub fn container(seen: &Seen, sizes: Option<(u64, u64)>) -> Value {
         object.insert("NetworkSettings".to_owned(), network_settings(seen));
         // Ours: a bound of a batch job counts, too.
         object.insert("EffectiveLimits".to_owned(), effective_limits(seen));
+        if let Some(rule) = &seen.spec.cgroup.rule {
+            object.insert("LimitsRule".to_owned(), json!(rule));
+        }
     }
     value
 }

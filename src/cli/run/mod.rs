@@ -13,6 +13,8 @@ pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
+pub mod resources;
+mod rules;
 mod spec;
 pub mod values;
 
@@ -62,6 +64,7 @@ pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
 pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
     let mut spec = spec(args, &environment()?)?;
     take_image(&mut spec, args, store)?;
+    rules::apply(&mut spec)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
     Ok(spec)
 }
@@ -190,6 +193,14 @@ pub struct RunArgs {
     /// Cgroup namespace: host or private
     #[arg(long, value_name = "MODE")]
     pub cgroupns: Option<String>,
+
+    /// Where its control group stands: a slice of systemd's, or a path below /sys/fs/cgroup
+    #[arg(long, value_name = "PARENT")]
+    pub cgroup_parent: Option<String>,
+
+    /// Whether it has a control group of its own: enabled, inherit (or disabled), split or no-conmon
+    #[arg(long, value_name = "MODE")]
+    pub cgroups: Option<String>,
 
     /// Run in the background and print the container's id
     #[arg(short, long)]
@@ -339,6 +350,10 @@ pub struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// How much it gets.
+    #[command(flatten)]
+    pub resources: resources::ResourceArgs,
 
     /// Make the root file system read-only
     #[arg(long)]
