@@ -425,9 +425,9 @@ fn tighten<T>(kept: &mut Option<Bound<T>>, found: Option<T>, group: &Path, measu
     }
 }
 
-/// `max` is no bound.
+/// `max` is no bound; nor is what hugetlb writes in its place, the greatest multiple of the page's size.
 fn maximum(text: &str) -> Option<u64> {
-    text.trim().parse().ok()
+    text.trim().parse().ok().filter(|number| *number < 1 << 62)
 }
 
 /// `QUOTA PERIOD`, or `max PERIOD`.
@@ -648,7 +648,7 @@ mod tests {
                 ("pids.max", "50\n"),
                 ("cpu.max", "max 100000\n"),
                 ("hugetlb.2MB.max", "8388608\n"),
-                ("hugetlb.1GB.max", "max\n"),
+                ("hugetlb.1GB.max", "9223372036854771712\n"),
             ],
         );
         let limits = limits(&own, top.path());
