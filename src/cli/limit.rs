@@ -251,6 +251,7 @@ pub fn subjects() -> Vec<Subject> {
         name: format!("limit:{}", one.name),
         process: None,
         group: Some(one.path),
+        paused: false,
     };
     named::list().into_iter().map(subject).collect()
 }

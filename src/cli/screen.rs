@@ -203,7 +203,10 @@ fn both(rates: [Option<u64>; 2]) -> Option<u64> {
 type Column = (&'static str, u16, u8, fn(&Sample) -> Option<String>);
 
 const COLUMNS: &[Column] = &[
-    ("NAME", 16, 0, |one| Some(one.subject.name.clone())),
+    ("NAME", 16, 0, |one| {
+        let mark = if one.subject.paused { " (paused)" } else { "" };
+        Some(format!("{}{mark}", one.subject.name))
+    }),
     ("CPU %", 8, 0, |one| one.cpu().map(percent)),
     ("CPUS", 6, 4, |one| {
         let limits = &one.reading.as_ref()?.limits;
@@ -494,6 +497,7 @@ mod tests {
                 name: name.to_owned(),
                 process: None,
                 group: None,
+                paused: name == "alone",
             },
             reading: Some(reading),
             before: Some(before),
@@ -536,7 +540,7 @@ mod tests {
             NAME                              CPU %   CPUS    MEMORY     LIMIT   MEM %  READ/S WRITE/S  PIDS CPU PSI MEM PSI  IO PSI
             db                              150.00%     --    256MiB      1GiB  25.00%      --      --     2   2.50%      --      --
             web                               2.00%     --    512MiB      1GiB  50.00%      --      --     2   2.50%      --      --
-            alone                             0.00%     --        --      1GiB      --      --      --     2   2.50%      --      --
+            alone (paused)                    0.00%     --        --      1GiB      --      --      --     2   2.50%      --      --
             web: memory 1GiB by /sys/fs/cgroup/job
             /sys/fs/cgroup/job/rl-1, with page cache 512MiB
             [q]uit [j]/[k] choose [r]everse  sort: [c]pu [m]emory [t]raffic [i]o [p]ids [s]tall [n]ame"#]].assert_eq(&screen(&mut view, 120));
@@ -549,7 +553,7 @@ mod tests {
             NAME                         CPU %    MEMORY     LIMIT  PIDS
             db                         150.00%    256MiB      1GiB     2
             web                          2.00%    512MiB      1GiB     2
-            alone                        0.00%        --      1GiB     2
+            alone (paused)               0.00%        --      1GiB     2
 
 
             [q]uit [j]/[k] choose [r]everse  sort: [c]pu [m]emory [t]raf"#]]
@@ -593,6 +597,21 @@ mod tests {
         assert_eq!(view.position(), None);
         view.keys(b"jk");
         screen(&mut view, 80);
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_says_anything() {
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let modes = || rustix::termios::tcgetattr(&pair.slave).unwrap().local_modes;
+        let before = modes();
+        let guard = Guard::enter(pair.slave.as_fd()).unwrap();
+        assert_ne!(modes(), before);
+        let panicked = std::panic::catch_unwind(|| panic!("as a test"));
+        assert!(panicked.is_err());
+        // No destructor has run, as in a release build.
+        assert_eq!(modes(), before);
+        drop(guard);
+        assert_eq!(modes(), before);
     }
 
     proptest::proptest! {

@@ -179,6 +179,8 @@ pub struct Subject {
     pub process: Option<Process>,
     /// The group, where it is known without asking a process.
     pub group: Option<PathBuf>,
+    /// It stands still.
+    pub paused: bool,
 }
 
 impl From<&Seen> for Subject {
@@ -188,6 +190,7 @@ impl From<&Seen> for Subject {
             name: seen.spec.name.clone(),
             process: seen.state.process.clone().filter(|_| seen.is_running()),
             group: None,
+            paused: seen.paused,
         }
     }
 }

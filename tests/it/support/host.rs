@@ -29,6 +29,8 @@ pub enum Need {
     SmallDisk,
     /// Something of the kernel: a file that shows it.
     Kernel(&'static str),
+    /// A control group of ours into which this controller is handed down.
+    Controller(&'static str),
 }
 
 impl Need {
@@ -64,8 +66,25 @@ impl Need {
                 Err(format!("no {path} in this kernel"))
             }
             Self::Kernel(_) => Ok(()),
+            Self::Controller(name) if !controllers().iter().any(|one| one == name) => {
+                Err(format!("the controller {name} is not handed down to us"))
+            }
+            Self::Controller(_) => Ok(()),
         }
     }
+}
+
+/// What our own control group may hand down; nothing where it is not ours.
+pub fn controllers() -> Vec<String> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let dir = Path::new("/sys/fs/cgroup").join(path.unwrap_or_default());
+    let text = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    let is_ours = rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK);
+    if is_ours.is_err() {
+        return Vec::new();
+    }
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The path of a program.
