@@ -217,15 +217,13 @@ fn classify(
 fn execute(program: &OsString, words: &[OsString]) -> anyhow::Error {
     let error = std::process::Command::new(program).args(words).exec();
     let shown = program.to_string_lossy();
-    match error.kind() {
-        ErrorKind::NotFound => {
-            Fail::new(Kind::CommandNotFound, format!("`{shown}` was not found")).into()
-        }
-        _ => anyhow::Error::from(error).context(Fail::new(
-            Kind::NotExecutable,
-            format!("`{shown}` cannot be executed"),
-        )),
+    if error.kind() == ErrorKind::NotFound {
+        return Fail::new(Kind::CommandNotFound, format!("`{shown}` was not found")).into();
     }
+    anyhow::Error::from(error).context(Fail::new(
+        Kind::NotExecutable,
+        format!("`{shown}` cannot be executed"),
+    ))
 }
 
 fn list(args: &ListArgs) -> Result<u8> {
