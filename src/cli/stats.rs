@@ -90,7 +90,13 @@ pub fn stats(args: &StatsArgs, store: &Store) -> Result<u8> {
     let mut choice = Choice::new(args.all, &args.containers, store)?;
     let mut sampler = Sampler::new();
     // A mistake in the template is said before anything is waited for.
-    output::list(&mut std::io::sink(), &[], &COLUMNS, args.format.as_deref())?;
+    let nothing: Row = COLUMNS
+        .heads
+        .iter()
+        .map(|(field, _)| ((*field).to_owned(), UNKNOWN.into()))
+        .collect();
+    let format = args.format.as_deref();
+    output::list(&mut std::io::sink(), &[nothing], &COLUMNS, format)?;
     sampler.look(choice.containers(store)?)?;
     std::thread::sleep(FIRST.min(args.interval));
     let stdout = std::io::stdout();

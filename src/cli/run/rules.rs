@@ -100,8 +100,7 @@ fn place(text: &str, at: usize) -> (usize, usize) {
 fn parse(path: &str, text: &str) -> Result<Vec<Rule>, Fail> {
     let wrong = |at: usize, why: &str| {
         let (line, column) = place(text, at);
-        Fail::usage(format!("{path}:{line}:{column}: {why}"))
-            .hint("docs/resources.md has an example of each line")
+        Fail::usage(format!("{path}:{line}:{column}: {why}")).hint("docs/limits.md has an example")
     };
     let file: File = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
