@@ -123,7 +123,7 @@ pub enum Command {
     Top(container::TopArgs),
     /// Show what containers use, while they run
     Stats(stats::StatsArgs),
-    /// Run a program of the host under limits, or make, list and remove groups for such programs
+    /// Run programs of the host under limits, and make groups for them
     #[command(
         override_usage = "rl limit LIMITS -- PROGRAM…\n       rl limit NAME LIMITS\n       rl limit --in NAME -- PROGRAM…\n       rl limit --pid PID [NAME] [LIMITS]\n       rl limit ls | rm"
     )]
