@@ -322,13 +322,13 @@ pub fn leave(group: Group) -> Result<()> {
     if let Some(parent) = parent.filter(|parent| !is_scope(parent))
         && let Ok(leaf) = Group::open(&leaf)
     {
-        let _ = restore(&Group::open(&parent)?, leaf); // the next container arranges it the same way
+        let _ = restore(&Group::open(&parent)?, &leaf); // the next container arranges it the same way
     }
     Ok(())
 }
 
 /// Our processes go back to where they were, when no container is left beside them.
-fn restore(parent: &Group, leaf: Group) -> Result<()> {
+fn restore(parent: &Group, leaf: &Group) -> Result<()> {
     // Who has it makes a group just now.
     if rustix::fs::flock(parent, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(());

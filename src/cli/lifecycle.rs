@@ -92,7 +92,7 @@ pub struct UpdateArgs {
     #[command(flatten)]
     pub resources: ResourceArgs,
 
-    /// Start them again when they end: no, on-failure[:N], always or unless-stopped
+    /// Start them again when they end: no, on-failure, on-failure:N, always or unless-stopped
     #[arg(long, value_name = "POLICY")]
     pub restart: Option<String>,
 
