@@ -74,16 +74,17 @@ impl Need {
     }
 }
 
-/// What our own control group may hand down; nothing where it is not ours.
+/// What the topmost control group that is ours may hand down; nothing where none is.
 pub fn controllers() -> Vec<String> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
     let dir = Path::new("/sys/fs/cgroup").join(path.unwrap_or_default());
-    let text = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-    let is_ours = rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK);
-    if is_ours.is_err() {
-        return Vec::new();
-    }
+    let is_ours = |dir: &&Path| {
+        rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    let top = dir.ancestors().take_while(is_ours).last();
+    let text = top.and_then(|top| std::fs::read_to_string(top.join("cgroup.controllers")).ok());
+    let text = text.unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
 }
 
