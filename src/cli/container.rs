@@ -26,10 +26,14 @@ use crate::spec::is_name;
 /// The words of `rl top`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TopArgs {
+    /// Show all containers that run and what they use, on the whole screen: keys sort, q ends it
+    #[arg(long, conflicts_with = "words")]
+    pub cgroup: bool,
+
     /// Container, and options of ps(1): `-o pid,user,args`; `-ef` and `aux` show what is shown without them
     #[arg(
         value_names = ["CONTAINER", "PS-OPTIONS"],
-        required = true,
+        required_unless_present = "cgroup",
         trailing_var_arg = true,
         allow_hyphen_values = true
     )]
@@ -93,6 +97,9 @@ const TOP_SHOWN: usize = 6;
 
 /// `rl top`.
 pub fn top(args: &TopArgs, store: &Store) -> Result<u8> {
+    if args.cgroup {
+        return super::screen::screen(store);
+    }
     let (name, options) = args
         .words
         .split_first()

@@ -16,6 +16,7 @@ mod images;
 mod inspect;
 pub mod job;
 mod lifecycle;
+mod limit;
 mod logs;
 mod network;
 mod output;
@@ -23,6 +24,8 @@ mod port;
 mod progress;
 mod ps;
 pub mod run;
+mod screen;
+mod stats;
 mod system;
 mod template;
 mod times;
@@ -132,6 +135,13 @@ pub enum Command {
     Top(container::TopArgs),
     /// Show which ports of the host lead to a container
     Port(port::PortArgs),
+    /// Show what containers use, while they run
+    Stats(stats::StatsArgs),
+    /// Run programs of the host under limits, and make groups for them
+    #[command(
+        override_usage = "rl limit LIMITS -- PROGRAM…\n       rl limit NAME LIMITS\n       rl limit --in NAME -- PROGRAM…\n       rl limit --pid PID [NAME] [LIMITS]\n       rl limit ls | rm"
+    )]
+    Limit(Box<limit::LimitArgs>),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Check whether a container is well
@@ -199,6 +209,8 @@ pub enum ContainerCommand {
     Top(container::TopArgs),
     /// Show which ports of the host lead to a container
     Port(port::PortArgs),
+    /// Show what containers use, while they run
+    Stats(stats::StatsArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Copy files between a container and the host
@@ -328,6 +340,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
         C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
         C::Port(args) | C::Container(N::Port(args)) => port::port(args, &store()?),
+        C::Stats(args) | C::Container(N::Stats(args)) => stats::stats(args, &store()?),
+        C::Limit(args) => limit::limit(args),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
         C::Network(W::Create(args)) => network::create(args, &store()?),

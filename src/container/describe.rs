@@ -3,10 +3,14 @@
 //! Field names and their order are docker's (moby, `api/types/container`): scripts read them. What `rl` does not
 //! have is there with docker's zero value.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
+use super::measure::Machine;
 use super::state::Status;
 use super::view::Seen;
+use crate::cgroup::account::{Bound, Limits};
 use crate::net::named::Endpoint;
 use crate::spec::{
     ContainerSpec, Health, HostPort, Joined, Mount, MountSource, Namespace, Network, Restart,
@@ -63,8 +67,49 @@ pub fn container(seen: &Seen, sizes: Option<(u64, u64)>) -> Value {
         object.insert("Mounts".to_owned(), mounts.collect());
         object.insert("Config".to_owned(), config(seen));
         object.insert("NetworkSettings".to_owned(), network_settings(seen));
+        // Ours: a bound of a batch job counts, too.
+        object.insert("EffectiveLimits".to_owned(), effective_limits(seen));
+        if let Some(rule) = &seen.spec.cgroup.rule {
+            object.insert("LimitsRule".to_owned(), json!(rule));
+        }
     }
     value
+}
+
+/// What bounds a running container; null for one that does not run, or where version 2 is not mounted.
+fn effective_limits(seen: &Seen) -> Value {
+    let process = seen.state.process.as_ref().filter(|_| seen.is_running());
+    let bounds = process.and_then(|process| Machine::look().bounds(process.pid, &seen.spec.id));
+    bounds.map_or(Value::Null, |(group, limits)| self::limits(&group, &limits))
+}
+
+/// Bounds and which groups set them; null where there is none.
+#[must_use]
+pub fn limits(group: &Path, limits: &Limits) -> Value {
+    let bound = |bound: &Option<Bound<u64>>| {
+        bound
+            .as_ref()
+            .map(|bound| json!({"Value": bound.value, "SetBy": bound.group}))
+    };
+    let cpu = limits.cpu.as_ref().map(|bound| Bound {
+        value: bound.value.millis().saturating_mul(1_000_000),
+        group: bound.group.clone(),
+    });
+    let pages: Map<String, Value> = limits
+        .huge_pages
+        .iter()
+        .map(|(size, one)| (size.clone(), json!(bound(&Some(one.clone())))))
+        .collect();
+    json!({
+        "Cgroup": group,
+        "Memory": bound(&limits.memory),
+        "MemoryHigh": bound(&limits.memory_high),
+        "MemorySwapOnly": bound(&limits.swap),
+        "NanoCpus": bound(&cpu),
+        "CpusetCpus": limits.cpus,
+        "PidsLimit": bound(&limits.pids),
+        "HugePages": pages,
+    })
 }
 
 fn driver(rootfs: &Rootfs) -> &'static str {

@@ -13,6 +13,7 @@ pub mod group;
 pub mod health;
 pub mod lifecycle;
 pub mod logs;
+pub mod measure;
 pub mod monitor;
 pub mod networks;
 pub mod processes;

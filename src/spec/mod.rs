@@ -109,6 +109,9 @@ pub struct Cgroup {
     /// The limits.
     #[serde(default)]
     pub resources: Resources,
+    /// The rule that has set limits which no flag has: its file and line.
+    #[serde(default)]
+    pub rule: Option<String>,
 }
 
 /// `--cgroups`.

@@ -13,10 +13,11 @@ pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
-pub mod resources;
 pub mod networks;
 mod proxy;
 mod publish;
+pub mod resources;
+mod rules;
 mod spec;
 pub mod values;
 
@@ -79,6 +80,7 @@ pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
         }
     }
     take_image(&mut spec, args, store)?;
+    rules::apply(&mut spec)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
     Ok(spec)
 }

@@ -31,6 +31,8 @@ pub enum Need {
     SmallDisk,
     /// Something of the kernel: a file that shows it.
     Kernel(&'static str),
+    /// A control group of ours into which this controller is handed down.
+    Controller(&'static str),
 }
 
 impl Need {
@@ -67,8 +69,26 @@ impl Need {
                 Err(format!("no {path} in this kernel"))
             }
             Self::Kernel(_) => Ok(()),
+            Self::Controller(name) if !controllers().iter().any(|one| one == name) => {
+                Err(format!("the controller {name} is not handed down to us"))
+            }
+            Self::Controller(_) => Ok(()),
         }
     }
+}
+
+/// What the topmost control group that is ours may hand down; nothing where none is.
+pub fn controllers() -> Vec<String> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let dir = Path::new("/sys/fs/cgroup").join(path.unwrap_or_default());
+    let is_ours = |dir: &&Path| {
+        rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    let top = dir.ancestors().take_while(is_ours).last();
+    let text = top.and_then(|top| std::fs::read_to_string(top.join("cgroup.controllers")).ok());
+    let text = text.unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The path of a program.
