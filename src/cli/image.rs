@@ -10,13 +10,15 @@ use anyhow::Result;
 use super::job::{self, Pulled, Work};
 use super::output;
 use super::progress::say;
+use super::prompt;
+use super::registry::{RegistryFlags, Settings};
 use super::run::Pull;
-use super::run::values::boolean;
 use crate::container::emit;
 use crate::container::events::Event;
 use crate::error::{self, Fail, Kind};
 use crate::image::platform::Platform;
 use crate::image::reference::{Digest, Reference};
+use crate::image::registries::{Meaning, Registries, ShortNameMode};
 use crate::image::store::{Images, StoredImage};
 use crate::paths::Store;
 
@@ -31,9 +33,8 @@ pub struct PullArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// Verify the registry's certificate (default: true)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
-    pub tls_verify: Option<bool>,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
 
     /// The images
     #[arg(value_name = "IMAGE", required = true)]
@@ -113,8 +114,8 @@ pub struct RemoveArgs {
 pub struct PullOptions {
     /// For which platform.
     pub platform: Option<Platform>,
-    /// `--tls-verify`.
-    pub tls_verify: Option<bool>,
+    /// How to talk to its registry.
+    pub settings: Settings,
     /// Show no progress.
     pub quiet: bool,
 }
@@ -123,21 +124,25 @@ pub struct PullOptions {
 pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
     let options = PullOptions {
         platform: args.platform.as_deref().map(Platform::parse).transpose()?,
-        tls_verify: args.tls_verify,
+        settings: args.registry.settings()?,
         quiet: args.quiet,
     };
     // All names are read before anything is fetched.
-    let references: Vec<Reference> = args
+    let names = args
         .images
         .iter()
-        .map(|name| Reference::parse(name))
-        .collect::<Result<_, _>>()?;
-    for reference in references {
-        let before = Images::open(store).find(&reference.to_string(), None)?;
-        let pulled = fetch(store, &reference, &options)?;
+        .map(|name| meant(name, options.quiet))
+        .collect::<Result<Vec<_>>>()?;
+    for candidates in names {
+        let before: Vec<Option<StoredImage>> = candidates
+            .iter()
+            .map(|name| Images::open(store).find(&name.to_string(), None))
+            .collect::<Result<_>>()?;
+        let (place, pulled) = fetch_one_of(store, &candidates, &options)?;
+        let (reference, before) = (&candidates[place], &before[place]);
         if !options.quiet {
             let name = reference.familiar();
-            let is_new = before.is_none_or(|before| before.id != pulled.id);
+            let is_new = before.as_ref().is_none_or(|before| before.id != pulled.id);
             say(&format!("Digest: {}", pulled.digest));
             say(&if is_new {
                 format!("Status: Downloaded newer image for {name}")
@@ -150,12 +155,74 @@ pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
     Ok(0)
 }
 
+/// What the user means by `name`: where it could be at several registries, the user is asked.
+fn meant(name: &str, quiet: bool) -> Result<Vec<Reference>> {
+    match Registries::load()?.meaning(name)? {
+        Meaning::One(only) => Ok(vec![only]),
+        Meaning::Alias(only, file) => {
+            if !quiet && only != Reference::parse(name)? {
+                let file = file.display();
+                say(&format!(
+                    "`{name}` stands for {only}, by the alias in {file}"
+                ));
+            }
+            Ok(vec![only])
+        }
+        Meaning::Several(all, ShortNameMode::Disabled) => Ok(all),
+        Meaning::Several(mut all, mode) if prompt::can_ask() => {
+            say(&format!("`{name}` could be:"));
+            for (number, candidate) in all.iter().enumerate() {
+                say(&format!("  {}  {candidate}", number + 1));
+            }
+            let answer = prompt::line("Which one? ")?;
+            let chosen = answer.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+            match chosen.filter(|chosen| *chosen < all.len()) {
+                Some(chosen) => Ok(vec![all.swap_remove(chosen)]),
+                None => Err(Fail::usage(format!("`{answer}` is none of them"))
+                    .hint(
+                        format!("write the full name; short-name-mode is {mode:?}").to_lowercase(),
+                    )
+                    .into()),
+            }
+        }
+        Meaning::Several(all, ShortNameMode::Permissive) => Ok(all),
+        Meaning::Several(all, ShortNameMode::Enforcing) => {
+            let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+            Err(Fail::usage(format!(
+                "`{name}` could be {}, and there is no terminal to ask at",
+                names.join(" or ")
+            ))
+            .hint("write the full name, or give it an alias in registries.conf")
+            .into())
+        }
+    }
+}
+
+/// The first candidate that can be had, by its place in the list.
+fn fetch_one_of(
+    store: &Store,
+    candidates: &[Reference],
+    options: &PullOptions,
+) -> Result<(usize, Pulled)> {
+    let mut place = 0;
+    loop {
+        match fetch(store, &candidates[place], options) {
+            Err(error) if place + 1 < candidates.len() => {
+                say(&error::report(&error));
+                place += 1;
+            }
+            Err(error) => return Err(error),
+            Ok(pulled) => return Ok((place, pulled)),
+        }
+    }
+}
+
 fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<Pulled> {
     let name = reference.familiar();
     let work = Work::Pull {
         reference: reference.clone(),
         platform: options.platform.clone(),
-        tls_verify: options.tls_verify,
+        settings: options.settings.clone(),
     };
     let pulled: Pulled = job::ask(store, &name, options.quiet, work)?;
     emit(store, &Event::image("pull", &pulled.id.to_string(), &name));
@@ -195,8 +262,7 @@ fn is_id_of(name: &str, id: &Digest) -> bool {
 }
 
 fn fresh(store: &Store, name: &str, options: &PullOptions) -> Result<StoredImage> {
-    let reference = Reference::parse(name)?;
-    let pulled = fetch(store, &reference, options)?;
+    let (_, pulled) = fetch_one_of(store, &meant(name, options.quiet)?, options)?;
     Images::open(store)
         .find(&pulled.id.to_string(), None)?
         .ok_or_else(|| {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files;
 use super::progress::{self, Verb, say};
+use super::registry::Settings;
 use crate::container::diff::{self, Place};
 use crate::container::{self, usage};
 use crate::image::archive::{self, ImportOptions};
@@ -19,7 +20,6 @@ use crate::image::layer::Ids;
 use crate::image::platform::Platform;
 use crate::image::pull::{self, PullRequest};
 use crate::image::reference::{Digest, Reference};
-use crate::image::registry::ClientOptions;
 use crate::image::store::{Force, Images, Removed};
 use crate::paths::Store;
 
@@ -46,8 +46,8 @@ pub enum Work {
         reference: Reference,
         /// For which platform; this machine's when none is given.
         platform: Option<Platform>,
-        /// `--tls-verify`.
-        tls_verify: Option<bool>,
+        /// How to talk to its registry.
+        settings: Settings,
     },
     /// Answered by a list of lines for standard output.
     Load {
@@ -140,14 +140,14 @@ pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
         Work::Pull {
             reference,
             platform,
-            tls_verify,
+            settings,
         } => {
             let display = progress::display(Verb::Pull, quiet);
             let pulled = pull(
                 &store,
                 reference,
                 platform,
-                tls_verify,
+                &settings,
                 ids,
                 display.as_ref(),
             )?;
@@ -213,17 +213,11 @@ fn pull(
     store: &Store,
     reference: Reference,
     platform: Option<Platform>,
-    tls_verify: Option<bool>,
+    settings: &Settings,
     ids: Ids,
     progress: &dyn Progress,
 ) -> Result<Pulled> {
-    let mut client = ClientOptions::from_environment();
-    match tls_verify {
-        None => {}
-        Some(false) => client.insecure.push(reference.registry.clone()),
-        // Asked for by name: what the environment allows does not count.
-        Some(true) => client.insecure.clear(),
-    }
+    let client = settings.client(&reference.to_string())?;
     let request = PullRequest {
         reference,
         platform,

@@ -13,10 +13,14 @@ mod images;
 mod inspect;
 pub mod job;
 mod lifecycle;
+mod login;
 mod logs;
 mod output;
 mod progress;
+mod prompt;
 mod ps;
+mod push;
+mod registry;
 pub mod run;
 mod system;
 mod template;
@@ -96,6 +100,14 @@ pub enum Command {
     Export(files::ExportArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
+    /// Bring an image to a registry
+    Push(push::PushArgs),
+    /// Log in to a registry
+    Login(login::LoginArgs),
+    /// Forget the login for a registry
+    Logout(login::LogoutArgs),
+    /// Search a registry for images
+    Search(registry::SearchArgs),
     /// List images
     Images(images::ListArgs),
     /// Remove images
@@ -179,6 +191,10 @@ pub enum ImageCommand {
     Rm(image::RemoveArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
+    /// Bring an image to a registry
+    Push(push::PushArgs),
+    /// List the tags that a registry has of an image
+    LsRemote(registry::TagsArgs),
     /// Load images from an archive: docker's or OCI's, compressed or not
     Load(image::LoadArgs),
     /// Make an image from the tar of a root file system
@@ -241,6 +257,11 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Diff(args) => files::diff(args, &store()?),
         C::Export(args) => files::export(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
+        C::Push(args) | C::Image(I::Push(args)) => push::push(args, &store()?),
+        C::Login(args) => login::login(args),
+        C::Logout(args) => login::logout(args),
+        C::Search(args) => registry::search(args),
+        C::Image(I::LsRemote(args)) => registry::tags(args),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),
         C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),

@@ -29,7 +29,8 @@ use super::config::ImageConfig;
 use super::layer::{Ids, Report};
 use super::manifest::{self, Descriptor, Document, Index, MAX_DOCUMENT, Manifest};
 use super::platform::Platform;
-use super::reference::{Digest, Reference};
+use super::reference::{Digest, Reference, is_short};
+use super::registries::{Meaning, Registries};
 use super::scratch::Scratch;
 use crate::error::Fail;
 use crate::paths::Store;
@@ -283,6 +284,30 @@ impl Images {
         self.write_index(&index)
     }
 
+    /// Notes that the registry of `name` has the image that is listed under it, as content `digest`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn note_pushed(&self, name: &Reference, manifest: &Digest, digest: &Digest) -> Result<()> {
+        let _lock = self.lock()?;
+        let mut index = self.read_index()?;
+        let text = name.to_string();
+        let mut entries = index.manifests.iter_mut();
+        let entry = entries.find(|entry| {
+            entry.digest == *manifest && entry.annotations.get(REF_NAME) == Some(&text)
+        });
+        match entry {
+            // It was pushed under a name that it does not have here.
+            None => Ok(()),
+            Some(entry) => {
+                entry
+                    .annotations
+                    .insert(PULLED.to_owned(), digest.to_string());
+                self.write_index(&index)
+            }
+        }
+    }
+
     /// Writes the image's manifest and configuration, and lists it under its name.
     ///
     /// # Errors
@@ -342,6 +367,7 @@ impl Images {
                 .hint("`rl images` lists them")
                 .into());
         };
+        let text = &*meant(&index, text);
         // A damaged image must be removable: its manifest may be unreadable.
         let image = self.read_image(&index, &entry).ok();
         let same = |other: &Descriptor| {
@@ -579,11 +605,9 @@ impl Images {
 
     /// The entry that `text` means.
     fn entry<'i>(&self, index: &'i Index, text: &str) -> Result<Option<&'i Descriptor>> {
-        if let Some(entry) = index
-            .manifests
-            .iter()
-            .find(|entry| names_match(entry, text))
-        {
+        let text = &meant(index, text);
+        let mut entries = index.manifests.iter();
+        if let Some(entry) = entries.find(|entry| names_match(entry, text)) {
             return Ok(Some(entry));
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
@@ -720,6 +744,28 @@ fn names_match(entry: &Descriptor, text: &str) -> bool {
                 || entry.annotations.get(PULLED) == Some(&digest.to_string())
         }
     }
+}
+
+/// The name of an image that is here for a short one that is not: by an alias, or of a registry that is searched.
+fn meant(index: &Index, text: &str) -> String {
+    let is_here = |text: &str| {
+        let mut entries = index.manifests.iter();
+        entries.any(|entry| names_match(entry, text))
+    };
+    if is_here(text) || !is_short(text) {
+        return text.to_owned();
+    }
+    // Only a pull needs to know that the files with the answer are broken.
+    let meaning = Registries::load()
+        .ok()
+        .and_then(|registries| registries.meaning(text).ok());
+    meaning
+        .map(Meaning::candidates)
+        .unwrap_or_default()
+        .iter()
+        .map(ToString::to_string)
+        .find(|name| is_here(name))
+        .unwrap_or_else(|| text.to_owned())
 }
 
 /// Docker's short form of a stored name.

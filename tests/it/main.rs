@@ -31,6 +31,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod ps;
+mod push;
 mod run;
 mod security;
 mod survive;
