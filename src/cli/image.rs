@@ -362,6 +362,31 @@ pub fn tag(args: &TagArgs, store: &Store) -> Result<u8> {
     Ok(0)
 }
 
+/// The words of `rl untag`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct UntagArgs {
+    /// An image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+
+    /// The names to take away; all where none are given
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `rl untag`: the image stays, if need be without a name.
+pub fn untag(args: &UntagArgs, store: &Store) -> Result<u8> {
+    let names = args
+        .names
+        .iter()
+        .map(|name| Reference::parse(name))
+        .collect::<Result<Vec<_>, _>>()?;
+    for name in Images::open(store).untag(&args.image, &names)? {
+        emit(store, &Event::image("untag", &name, &name));
+    }
+    Ok(0)
+}
+
 /// The error for an image that is not here.
 pub fn no_image(name: &str) -> Fail {
     Fail::not_found(format!("no image `{name}` here")).hint("`rl images` lists what is here")

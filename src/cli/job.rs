@@ -77,6 +77,8 @@ pub enum Work {
         /// Whose files.
         place: Place,
     },
+    /// Removes all that `rl` keeps; answered by nothing.
+    Reset,
     /// Answered by a list of lines for standard output.
     Remove {
         /// A name or id.
@@ -106,7 +108,7 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
     work: Work,
 ) -> Result<T> {
     // Whose the files are makes no difference to their removal.
-    let concerns_owners = !matches!(work, Work::Remove { .. });
+    let concerns_owners = !matches!(work, Work::Remove { .. } | Work::Reset);
     let request = |ids| {
         let request = Request {
             store: store.root().to_owned(),
@@ -191,6 +193,10 @@ pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
         }
         Work::Export { place } => {
             files::answer(|out| diff::export(&place, out))?;
+            serde_json::to_string(&())
+        }
+        Work::Reset => {
+            Images::open(&store).reset()?;
             serde_json::to_string(&())
         }
         Work::Remove { image, force } => {

@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod exec;
 mod files;
+mod history;
 mod image;
 mod images;
 mod inspect;
@@ -22,6 +23,7 @@ mod ps;
 mod push;
 mod registry;
 pub mod run;
+mod space;
 mod system;
 mod template;
 mod times;
@@ -118,6 +120,10 @@ pub enum Command {
     Import(image::ImportArgs),
     /// Give an image one more name
     Tag(image::TagArgs),
+    /// Take names away from an image
+    Untag(image::UntagArgs),
+    /// Show how an image came about
+    History(history::HistoryArgs),
     /// Show everything about containers and images
     Inspect(inspect::InspectArgs),
     /// List containers
@@ -153,6 +159,12 @@ pub enum Command {
 /// The verbs of `rl system`.
 #[derive(Debug, clap::Subcommand)]
 pub enum SystemCommand {
+    /// Show what the disk is used for
+    Df(space::DfArgs),
+    /// Remove containers that do not run, and images that nobody uses
+    Prune(space::PruneArgs),
+    /// Remove everything: containers, images and volumes
+    Reset(space::ResetArgs),
     /// Start the containers that are to run always, or unless they were stopped
     Autostart(autostart::AutostartArgs),
 }
@@ -203,6 +215,12 @@ pub enum ImageCommand {
     Inspect(inspect::InspectArgs),
     /// Give an image one more name
     Tag(image::TagArgs),
+    /// Take names away from an image
+    Untag(image::UntagArgs),
+    /// Show how an image came about
+    History(history::HistoryArgs),
+    /// Remove images that have no name, or that no container uses
+    Prune(space::ImagePruneArgs),
 }
 
 /// The command: reads `words`, the first being `rl` itself, acts, and reports what went wrong, once.
@@ -241,6 +259,12 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
+        C::System(SystemCommand::Df(args)) => space::df(args, &store()?),
+        C::System(SystemCommand::Prune(args)) => space::prune(args, &store()?),
+        C::System(SystemCommand::Reset(args)) => space::reset(args, &store()?),
+        C::Image(I::Prune(args)) => space::prune_images(args, &store()?),
+        C::Untag(args) | C::Image(I::Untag(args)) => image::untag(args, &store()?),
+        C::History(args) | C::Image(I::History(args)) => history::history(args, &store()?),
         C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
         C::Generate(GenerateCommand::Systemd(args)) => autostart::systemd(args, &store()?),
         C::Create(args) => lifecycle::create(args, &store()?),

@@ -22,23 +22,24 @@ pub fn can_ask() -> bool {
 /// # Errors
 /// `Usage` when the input ends.
 pub fn line(question: &str) -> Result<String> {
+    typed(question)?.ok_or_else(|| given_up().into())
+}
+
+/// Asks yes or no; no is the answer to everything but `y` and `yes`, and to the end of the input.
+///
+/// # Errors
+/// When standard input cannot be read.
+pub fn yes(question: &str) -> Result<bool> {
+    let answer = typed(&format!("{question} [y/N] "))?.unwrap_or_default();
+    Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn typed(question: &str) -> Result<Option<String>> {
     show(question);
     let mut answer = String::new();
     let mut input = io::stdin().lock().take(MAX_ANSWER as u64);
     let count = input.read_line(&mut answer).context("reading an answer")?;
-    if count == 0 {
-        return Err(given_up().into());
-    }
-    Ok(answer.trim().to_owned())
-}
-
-/// Asks yes or no; no is the answer to everything but `y` and `yes`.
-///
-/// # Errors
-/// As [`line`].
-pub fn yes(question: &str) -> Result<bool> {
-    let answer = line(&format!("{question} [y/N] "))?;
-    Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+    Ok((count > 0).then(|| answer.trim().to_owned()))
 }
 
 /// Asks for a secret, which is not shown while it is typed.

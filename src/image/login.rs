@@ -454,7 +454,7 @@ mod tests {
             }
         });
         for number in 0..16 {
-            assert!(who(&[file.clone()], &format!("r{number}.example")).is_some());
+            assert!(who(std::slice::from_ref(&file), &format!("r{number}.example")).is_some());
         }
     }
 

@@ -37,6 +37,7 @@ pub mod registries;
 pub mod registry;
 pub mod resolver;
 pub mod scratch;
+pub mod space;
 pub mod store;
 
 /// Where the tree of an unpacked layer is, relative to the store's root.

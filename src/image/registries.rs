@@ -424,7 +424,7 @@ impl Table {
                 ));
             }
         }
-        for place in [&*prefix, &self.location]
+        for place in [prefix, &self.location]
             .into_iter()
             .chain(self.mirror.iter().map(|mirror| &mirror.location))
         {

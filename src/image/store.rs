@@ -44,6 +44,18 @@ const PULLED: &str = "rl.pulled-digest";
 const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
 const MAX_INDEX: u64 = 64 << 20;
+/// Everything below the store's root.
+const STORED: [&str; 9] = [
+    "containers",
+    "names",
+    "volumes",
+    "networks",
+    "layers",
+    "images",
+    "tmp",
+    "events.jsonl",
+    "events.jsonl.1",
+];
 /// The shortest prefix of an id that names an image.
 const SHORTEST_ID: usize = 4;
 
@@ -499,6 +511,75 @@ impl Images {
             }
         }
         Ok(Some(aside))
+    }
+
+    /// Takes names away from the image that `text` means, all where none are given; the image stays. Returns them
+    /// in docker's short form.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such image, or it does not have a name.
+    pub fn untag(&self, text: &str, names: &[Reference]) -> Result<Vec<String>> {
+        let _lock = self.lock()?;
+        let mut index = self.read_index()?;
+        let Some(entry) = self.entry(&index, text)?.cloned() else {
+            return Err(Fail::not_found(format!("no image `{text}`"))
+                .hint("`rl images` lists them")
+                .into());
+        };
+        let id = self.id_of(&entry)?;
+        let mut gone = Vec::new();
+        let mut kept = entry.clone();
+        for other in std::mem::take(&mut index.manifests) {
+            let same = self.id_of(&other).is_ok_and(|other| other == id);
+            let name = other.annotations.get(REF_NAME).cloned();
+            match name.filter(|_| same) {
+                Some(name)
+                    if names.is_empty() || names.iter().any(|given| given.to_string() == name) =>
+                {
+                    kept = other;
+                    gone.push(name);
+                }
+                Some(_) | None => index.manifests.push(other),
+            }
+        }
+        if let Some(missing) = names.iter().find(|name| !gone.contains(&name.to_string())) {
+            return Err(Fail::not_found(format!(
+                "the image `{text}` does not have the name `{}`",
+                missing.familiar()
+            ))
+            .into());
+        }
+        let listed = |entry: &Descriptor| self.id_of(entry).is_ok_and(|other| other == id);
+        if !index.manifests.iter().any(listed) {
+            set_name(&mut index, kept, None);
+        }
+        self.write_index(&index)?;
+        Ok(gone.iter().map(|name| short(name)).collect())
+    }
+
+    /// Removes all that `rl` keeps below its directory, and nothing else that may be there. Containers are gone already.
+    ///
+    /// # Errors
+    /// `Conflict` when another command is at work; the system's.
+    pub fn reset(&self) -> Result<()> {
+        let root = self.store.root();
+        if !root.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        if super::scratch::is_busy(&self.store)? {
+            return Err(
+                Fail::conflict("another `rl` is fetching or removing images")
+                    .hint("try again when it is done")
+                    .into(),
+            );
+        }
+        // The list of images first: what is left by a crash is then litter, and no image.
+        remove_file(&self.index_path())?;
+        for name in STORED {
+            remove_file(&root.join(name))?;
+        }
+        Ok(())
     }
 
     /// Makes the empty layout where it is missing.

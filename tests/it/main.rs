@@ -34,6 +34,7 @@ mod ps;
 mod push;
 mod run;
 mod security;
+mod space;
 mod survive;
 mod terminal;
 mod tidy;
