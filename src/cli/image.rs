@@ -13,6 +13,7 @@ use super::progress::say;
 use super::prompt;
 use super::registry::{RegistryFlags, Settings};
 use super::run::Pull;
+use super::transport::Transport;
 use crate::container::emit;
 use crate::container::events::Event;
 use crate::error::{self, Fail, Kind};
@@ -44,7 +45,7 @@ pub struct PullArgs {
 /// The flags of `rl load`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadArgs {
-    /// Read this file instead of standard input
+    /// Read this file or directory instead of standard input
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
 
@@ -131,9 +132,20 @@ pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
     let names = args
         .images
         .iter()
-        .map(|name| meant(name, options.quiet))
+        .map(|name| match Transport::parse_source(name)? {
+            Some(source) => Ok(Err(source)),
+            None => meant(name, options.quiet).map(Ok),
+        })
         .collect::<Result<Vec<_>>>()?;
     for candidates in names {
+        let candidates = match candidates {
+            Ok(candidates) => candidates,
+            Err(source) => {
+                let id = load_one(store, &source, options.quiet)?;
+                output::print(&id.to_string())?;
+                continue;
+            }
+        };
         let before: Vec<Option<StoredImage>> = candidates
             .iter()
             .map(|name| Images::open(store).find(&name.to_string(), None))
@@ -235,6 +247,10 @@ fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<
 /// `NotFound` for `--pull=never`; the pull's.
 pub fn obtain(store: &Store, name: &str, when: Pull, options: &PullOptions) -> Result<StoredImage> {
     let images = Images::open(store);
+    if let Some(source) = Transport::parse_source(name)? {
+        let id = load_one(store, &source, options.quiet)?.to_string();
+        return images.find(&id, None)?.ok_or_else(|| no_image(&id).into());
+    }
     let here = images
         .find(name, options.platform.as_ref())?
         .filter(|image| image.layers_present);
@@ -274,14 +290,55 @@ fn fresh(store: &Store, name: &str, options: &PullOptions) -> Result<StoredImage
 
 /// `rl load`.
 pub fn load(args: &LoadArgs, store: &Store) -> Result<u8> {
-    let input = readable(args.input.as_deref(), "rl load -i FILE")?;
-    let lines: Vec<String> = job::ask(store, "load", args.quiet, Work::Load { input })?;
-    for line in lines {
-        let name = line.rsplit(": ").next().unwrap_or_default();
-        emit(store, &Event::image("load", name, name));
-        output::print(&line)?;
+    let text = args.input.as_deref().and_then(Path::to_str);
+    let (path, wanted) = match text.map(Transport::parse_source).transpose()?.flatten() {
+        Some(source) => (Some(source.path), source.name),
+        None => (args.input.clone(), None),
+    };
+    for (id, names) in load_from(store, path.as_deref(), wanted, args.quiet)? {
+        if names.is_empty() {
+            output::print(&format!("Loaded image ID: {id}"))?;
+        }
+        for name in names {
+            output::print(&format!("Loaded image: {}", name.familiar()))?;
+        }
     }
     Ok(0)
+}
+
+/// Loads the images of a file or directory; returns their ids and names.
+fn load_from(
+    store: &Store,
+    path: Option<&Path>,
+    wanted: Option<String>,
+    quiet: bool,
+) -> Result<Vec<(Digest, Vec<Reference>)>> {
+    let work = Work::Load {
+        input: readable(path, "rl load -i FILE")?,
+        wanted,
+    };
+    let loaded: Vec<(Digest, Vec<Reference>)> = job::ask(store, "load", quiet, work)?;
+    for (id, names) in &loaded {
+        let name = names
+            .first()
+            .map_or_else(|| id.to_string(), Reference::familiar);
+        emit(store, &Event::image("load", &id.to_string(), &name));
+    }
+    Ok(loaded)
+}
+
+/// The one image that `source` means.
+fn load_one(store: &Store, source: &Transport, quiet: bool) -> Result<Digest> {
+    let mut loaded = load_from(store, Some(&source.path), source.name.clone(), quiet)?;
+    match (loaded.pop(), loaded.len()) {
+        (Some((id, _)), 0) => Ok(id),
+        _ => Err(Fail::usage(format!(
+            "there are several images in `{}`",
+            source.path.display()
+        ))
+        .hint("put the name of one behind it: PATH:NAME; `rl load -i` loads all")
+        .into()),
+    }
 }
 
 /// `rl import`: prints the new image's id.

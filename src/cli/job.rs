@@ -49,10 +49,12 @@ pub enum Work {
         /// How to talk to its registry.
         settings: Settings,
     },
-    /// Answered by a list of lines for standard output.
+    /// Answered by ids and names.
     Load {
-        /// The archive; standard input when none is given.
+        /// The archive or directory; standard input when none is given.
         input: Option<PathBuf>,
+        /// Which of its images; all when none is given.
+        wanted: Option<String>,
     },
     /// Answered by the new image's id.
     Import {
@@ -155,20 +157,21 @@ pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
             )?;
             serde_json::to_string(&pulled)
         }
-        Work::Load { input } => {
+        Work::Load { input, wanted } => {
             let display = progress::display(Verb::Load, quiet);
-            let loaded = archive::load(&store, open(input)?, ids, display.as_ref())
-                .context("loading images")?;
-            let mut lines = Vec::new();
-            for image in loaded {
-                if image.names.is_empty() {
-                    lines.push(format!("Loaded image ID: {}", image.id));
-                }
-                for name in image.names {
-                    lines.push(format!("Loaded image: {}", name.familiar()));
-                }
-            }
-            serde_json::to_string(&lines)
+            let loaded = archive::load(
+                &store,
+                open(input)?,
+                wanted.as_deref(),
+                ids,
+                display.as_ref(),
+            )
+            .context("loading images")?;
+            let loaded: Vec<(Digest, Vec<Reference>)> = loaded
+                .into_iter()
+                .map(|image| (image.id, image.names))
+                .collect();
+            serde_json::to_string(&loaded)
         }
         Work::Import {
             input,

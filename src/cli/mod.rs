@@ -23,10 +23,12 @@ mod ps;
 mod push;
 mod registry;
 pub mod run;
+mod save;
 mod space;
 mod system;
 mod template;
 mod times;
+mod transport;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -114,8 +116,10 @@ pub enum Command {
     Images(images::ListArgs),
     /// Remove images
     Rmi(image::RemoveArgs),
-    /// Load images from an archive: docker's or OCI's, compressed or not
+    /// Load images from an archive or a directory: docker's or OCI's, compressed or not
     Load(image::LoadArgs),
+    /// Write images into an archive or a directory
+    Save(save::SaveArgs),
     /// Make an image from the tar of a root file system
     Import(image::ImportArgs),
     /// Give an image one more name
@@ -207,8 +211,10 @@ pub enum ImageCommand {
     Push(push::PushArgs),
     /// List the tags that a registry has of an image
     LsRemote(registry::TagsArgs),
-    /// Load images from an archive: docker's or OCI's, compressed or not
+    /// Load images from an archive or a directory: docker's or OCI's, compressed or not
     Load(image::LoadArgs),
+    /// Write images into an archive or a directory
+    Save(save::SaveArgs),
     /// Make an image from the tar of a root file system
     Import(image::ImportArgs),
     /// Show everything about an image
@@ -289,6 +295,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),
         C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),
+        C::Save(args) | C::Image(I::Save(args)) => save::save(args, &store()?),
         C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
         C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
         C::Inspect(args) => inspect::inspect(args, None, &store()?),

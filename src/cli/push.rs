@@ -8,12 +8,13 @@ use super::image::no_image;
 use super::output;
 use super::progress::{self, Verb, say};
 use super::registry::RegistryFlags;
+use super::transport::Transport;
 use crate::container::emit;
 use crate::container::events::Event;
 use crate::error::Fail;
 use crate::image::manifest::Format;
-use crate::image::push::{self, PushRequest};
-use crate::image::reference::Reference;
+use crate::image::push::{self, Outgoing, PushRequest};
+use crate::image::reference::{Digest, Reference};
 use crate::image::store::{Images, StoredImage};
 use crate::paths::Store;
 
@@ -43,7 +44,7 @@ pub struct PushArgs {
     #[arg(value_name = "IMAGE")]
     pub image: String,
 
-    /// Where to, when not under the image's own name
+    /// Where to, when not under the image's own name; oci:, oci-archive:, docker-archive: and dir: name a path
     #[arg(value_name = "DESTINATION")]
     pub destination: Option<String>,
 }
@@ -61,6 +62,16 @@ pub fn format(text: &str) -> Result<Format, String> {
 pub fn push(args: &PushArgs, store: &Store) -> Result<u8> {
     let settings = args.registry.settings()?;
     let images = Images::open(store);
+    let elsewhere = args.destination.as_deref().map(Transport::parse);
+    if let Some(target) = elsewhere.transpose()?.flatten() {
+        let saved = super::save::push_to(&images, &args.image, &target, args.format)?;
+        let id = saved.image.id.to_string();
+        emit(store, &Event::image("push", &id, &args.image));
+        let digest = Outgoing::of(&images, &saved.image, args.format)?.digest();
+        note_digest(args, &digest)?;
+        output::print(&digest.to_string())?;
+        return Ok(0);
+    }
     let pairs = match (args.all_tags, &args.destination) {
         (true, Some(_)) => {
             return Err(Fail::usage("--all-tags and a destination exclude each other").into());
@@ -100,10 +111,7 @@ pub fn push(args: &PushArgs, store: &Store) -> Result<u8> {
             store,
             &Event::image("push", &image.id.to_string(), &target.familiar()),
         );
-        if let Some(file) = &args.digestfile {
-            std::fs::write(file, pushed.digest.to_string())
-                .with_context(|| format!("writing `{}`", file.display()))?;
-        }
+        note_digest(args, &pushed.digest)?;
         if args.quiet {
             output::print(&target.to_string())?;
         } else {
@@ -115,6 +123,14 @@ pub fn push(args: &PushArgs, store: &Store) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+fn note_digest(args: &PushArgs, digest: &Digest) -> Result<()> {
+    match &args.digestfile {
+        None => Ok(()),
+        Some(file) => std::fs::write(file, digest.to_string())
+            .with_context(|| format!("writing `{}`", file.display())),
+    }
 }
 
 fn all_tags(images: &Images, text: &str) -> Result<Vec<(StoredImage, Reference)>> {

@@ -4,7 +4,7 @@
 //! reference platform manifest config     what images are, as pure data
 //! auth login resolver registr{y,ies}           how they come over the network
 //! pull archive                           from a registry, from a file → the store
-//! push                                   and out again
+//! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
 //! store scratch                          what is here, and what is being made
 //! ```
@@ -36,6 +36,7 @@ pub mod reference;
 pub mod registries;
 pub mod registry;
 pub mod resolver;
+pub mod save;
 pub mod scratch;
 pub mod space;
 pub mod store;

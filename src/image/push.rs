@@ -52,6 +52,12 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// Of the manifest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.bytes)
+    }
+
     /// The manifest of `image`, byte for byte where `format` is none or its own.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ mod network;
 mod ps;
 mod push;
 mod run;
+mod save;
 mod security;
 mod space;
 mod survive;
