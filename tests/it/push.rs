@@ -127,7 +127,17 @@ fn an_upload_over_a_line_that_is_cut_arrives_whole() {
     let through = name.replace(&registry::plain(), &cutter.address().to_string());
     home.rl("push noise").arg(&through).ok();
     assert!(cutter.is_done());
-    home.rl("pull").arg(&name).ok();
+    // And back again over such a line, into another home.
+    let cutter = Cutter::start(&registry::plain(), 1 << 20, 3);
+    let through = name.replace(&registry::plain(), &cutter.address().to_string());
+    let other = Home::new();
+    other.rl("pull").arg(&through).ok();
+    assert!(cutter.is_done());
+    other
+        .rl("run --rm --pull never")
+        .arg(&through)
+        .args(["sha256sum", "/noise"])
+        .ok();
 }
 
 #[test]
@@ -328,4 +338,33 @@ fn short_names_mean_what_registries_conf_says() {
     terminal.type_in("2\n");
     terminal.wait_for("chosen");
     assert!(terminal.wait().success());
+}
+
+#[test]
+fn a_client_certificate_is_shown_and_a_bad_one_is_named() {
+    needs!(Need::Ours, Need::Registry);
+    let home = Home::with_busybox();
+    let tls = registry::tls();
+    let dir = format!("home/.config/containers/certs.d/{tls}");
+    home.file(
+        &format!("{dir}/ca.crt"),
+        std::fs::read(registry::authority()).unwrap(),
+    );
+    let make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout";
+    let full = home.path().join(&dir).display().to_string();
+    home.sh(&format!(
+        "{make} {full}/me.key -out {full}/me.cert 2>/dev/null"
+    ))
+    .ok();
+    // This server asks for none, and takes any.
+    home.rl("pull").arg(format!("{tls}/busybox")).ok();
+    home.sh(&format!(
+        "{make} {full}/me.key -out {full}/other 2>/dev/null"
+    ))
+    .ok();
+    home.rl("pull")
+        .arg(format!("{tls}/busybox"))
+        .fails(125)
+        .stderr_has("me.cert")
+        .stderr_has("me.key");
 }

@@ -66,7 +66,7 @@ pub struct ImportOptions {
 /// there.
 ///
 /// # Errors
-/// `Usage` for what is no archive of images, `Corrupt` for a damaged one; those of [`pull::bring`].
+/// `Usage` for what is no archive of images, `Corrupt` for a damaged one; those of [`super::pull::bring`].
 pub fn load(
     store: &Store,
     input: File,
