@@ -9,6 +9,7 @@ use super::image::all_of;
 use super::output;
 use super::progress::say;
 use super::run::{RunArgs, another_name, life, made};
+use crate::container::events::Event;
 use crate::container::lifecycle::{self, Force, Start, Volumes};
 use crate::container::record::{self, Record};
 use crate::container::state::Status;
@@ -269,6 +270,7 @@ pub fn restart(args: &StopArgs, store: &Store) -> Result<u8> {
     each(&args.names, store, |record, name| {
         lifecycle::stop(record, signal, timeout(args, record)?)?;
         lifecycle::start(record, None, &mut announce)?;
+        container::emit(store, &Event::container("restart", &record.spec()?));
         output::print(name)
     })
 }

@@ -3,6 +3,7 @@
 //! Only `cli` prints. Parsing never acts.
 
 mod autostart;
+mod check;
 mod container;
 mod doctor;
 mod events;
@@ -136,6 +137,9 @@ pub enum Command {
     Top(container::TopArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
+    /// Check whether a container is well
+    #[command(subcommand, arg_required_else_help = true)]
+    Healthcheck(HealthCommand),
     /// Work with containers
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerCommand),
@@ -160,9 +164,18 @@ pub enum Command {
     Generate(GenerateCommand),
 }
 
+/// The verbs of `rl healthcheck`.
+#[derive(Debug, clap::Subcommand)]
+pub enum HealthCommand {
+    /// Check now; the exit code is 0 when it is well, else 1
+    Run(container::HealthArgs),
+}
+
 /// The verbs of `rl system`.
 #[derive(Debug, clap::Subcommand)]
 pub enum SystemCommand {
+    /// Look whether all that rl has is whole; the exit code is 1 when it is not
+    Check(check::CheckArgs),
     /// Show what the disk is used for
     Df(space::DfArgs),
     /// Remove containers that do not run, and images that nobody uses
@@ -272,6 +285,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Untag(args) | C::Image(I::Untag(args)) => image::untag(args, &store()?),
         C::History(args) | C::Image(I::History(args)) => history::history(args, &store()?),
         C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
+        C::System(SystemCommand::Check(args)) => check::check(args, &store()?),
+        C::Healthcheck(HealthCommand::Run(args)) => container::check_health(args, &store()?),
         C::Generate(GenerateCommand::Systemd(args)) => autostart::systemd(args, &store()?),
         C::Create(args) => lifecycle::create(args, &store()?),
         C::Start(args) => lifecycle::start(args, &store()?),

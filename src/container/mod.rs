@@ -1,12 +1,14 @@
 //! The life of a container: from a checked specification to an exit code.
 
 pub mod attach;
+pub mod check;
 pub mod describe;
 pub mod diff;
 pub mod events;
 pub mod exec;
 pub mod follow;
 mod foreground;
+pub mod health;
 pub mod lifecycle;
 pub mod logs;
 pub mod monitor;
@@ -107,6 +109,7 @@ pub fn run(
             store,
             &Event::container("die", &spec).with("exitCode", code),
         );
+        lifecycle::bequeath(&record, *code);
     }
     emit(store, &Event::container("destroy", &spec));
     // The record goes last: while it is there, the next sweep finds what could not be removed.

@@ -18,10 +18,12 @@ mod support;
 
 mod apt;
 mod badinput;
+mod check;
 mod copy;
 mod crash;
 mod doctor;
 mod exec;
+mod health;
 mod ids;
 mod images;
 mod life;
