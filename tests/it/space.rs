@@ -66,7 +66,6 @@ fn prune_keeps_what_has_a_name_or_a_user() {
         .stdout_lacks(" 0B");
     assert!(blobs(&home) < before);
     home.rl("image prune -a -f").ok().stdout_lacks("deleted");
-    home.rl("start -a user").ok();
     let output = home.rl("system prune -a -f").ok();
     output
         .stdout_has("Deleted Containers:")
