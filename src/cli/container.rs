@@ -2,7 +2,7 @@
 //!
 //! What a container looks like is `ps`'s and `inspect`'s; its life is `lifecycle`'s.
 
-use std::io::{BufRead as _, Write as _};
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -207,31 +207,11 @@ pub fn check_health(args: &HealthArgs, store: &Store) -> Result<u8> {
 
 /// `rl container prune`: removes what does not run. Who is at work in a container keeps it.
 pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
-    let filters = args
-        .filter
-        .iter()
-        .map(|text| Filter::parse(text, Timestamp::now()))
-        .collect::<Result<Vec<_>, _>>()?;
-    if !args.force && !agreed("WARNING! This will remove all stopped containers.")? {
+    let filters = Filter::parse_all(&args.filter)?;
+    if !super::space::agreed(args.force, "This will remove all stopped containers.")? {
         return Ok(0);
     }
-    let view = view::all(store)?;
-    say_damaged(&view.damaged);
-    let available = Available::probe();
-    let (mut removed, mut bytes, mut failures) = (Vec::new(), 0, Vec::new());
-    for seen in &view.seen {
-        if !filters.iter().all(|filter| filter.keeps(seen)) {
-            continue;
-        }
-        match remove(seen, &available) {
-            Ok(Some(size)) => {
-                removed.push(&seen.spec.id);
-                bytes += size;
-            }
-            Ok(None) => {}
-            Err(error) => failures.push(error),
-        }
-    }
+    let (removed, bytes, failures) = remove_stopped(&filters, store)?;
     let mut out = output::stdout();
     if !removed.is_empty() {
         writeln!(out, "Deleted Containers:")?;
@@ -244,6 +224,31 @@ pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
     out.flush()?;
     drop(out);
     super::image::all_of(failures)
+}
+
+/// The ids of what was removed, the bytes that are free now, and what went wrong.
+pub fn remove_stopped(
+    filters: &[Filter],
+    store: &Store,
+) -> Result<(Vec<String>, u64, Vec<anyhow::Error>)> {
+    let view = view::all(store)?;
+    say_damaged(&view.damaged);
+    let available = Available::probe();
+    let (mut removed, mut bytes, mut failures) = (Vec::new(), 0, Vec::new());
+    for seen in &view.seen {
+        if !filters.iter().all(|filter| filter.keeps(seen)) {
+            continue;
+        }
+        match remove(seen, &available) {
+            Ok(Some(size)) => {
+                removed.push(seen.spec.id.clone());
+                bytes += size;
+            }
+            Ok(None) => {}
+            Err(error) => failures.push(error),
+        }
+    }
+    Ok((removed, bytes, failures))
 }
 
 /// The bytes that are free now; none when somebody is at work in it.
@@ -268,32 +273,32 @@ fn remove(seen: &Seen, available: &Available) -> Result<Option<u64>> {
     Ok(Some(bytes))
 }
 
-/// Asks on standard error; only `y` is a yes, as in docker.
-pub fn agreed(warning: &str) -> Result<bool> {
-    super::progress::say(warning);
-    let mut err = std::io::stderr().lock();
-    let asked = write!(err, "Are you sure you want to continue? [y/N] ").and_then(|()| err.flush());
-    asked.context("asking")?;
-    let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .context("reading the answer")?;
-    Ok(line.trim().eq_ignore_ascii_case("y"))
-}
-
 /// One `--filter` of prune.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Filter {
+pub enum Filter {
+    /// Made before.
     Until(Timestamp),
+    /// A label, with any or this value.
     Label {
+        /// Its name.
         key: String,
+        /// Its value.
         value: Option<String>,
+        /// It must be there, or must not.
         wanted: bool,
     },
 }
 
 impl Filter {
+    /// All values of `--filter`.
+    pub fn parse_all(texts: &[String]) -> Result<Vec<Self>> {
+        let now = Timestamp::now();
+        texts
+            .iter()
+            .map(|text| Self::parse(text, now).map_err(Into::into))
+            .collect()
+    }
+
     fn parse(text: &str, now: Timestamp) -> Result<Self, Fail> {
         let refused = || Fail::usage(format!("--filter `{text}` is not KEY=VALUE"));
         let (key, value) = text.split_once('=').ok_or_else(refused)?;
@@ -321,10 +326,17 @@ impl Filter {
     }
 
     fn keeps(&self, seen: &Seen) -> bool {
+        self.fits(seen.created, |label| {
+            seen.spec.labels.get(label).map(String::as_str)
+        })
+    }
+
+    /// Whether something that was made then and has these labels is meant.
+    pub fn fits<'l>(&self, created: Timestamp, label: impl Fn(&str) -> Option<&'l str>) -> bool {
         match self {
-            Filter::Until(moment) => seen.created < *moment,
+            Filter::Until(moment) => created < *moment,
             Filter::Label { key, value, wanted } => {
-                let has = seen.spec.labels.get(key);
+                let has = label(key);
                 let fits = has.is_some_and(|has| value.as_ref().is_none_or(|value| value == has));
                 fits == *wanted
             }

@@ -10,13 +10,16 @@ use anyhow::Result;
 use super::job::{self, Pulled, Work};
 use super::output;
 use super::progress::say;
+use super::prompt;
+use super::registry::{RegistryFlags, Settings};
 use super::run::Pull;
-use super::run::values::boolean;
+use super::transport::Transport;
 use crate::container::emit;
 use crate::container::events::Event;
 use crate::error::{self, Fail, Kind};
 use crate::image::platform::Platform;
 use crate::image::reference::{Digest, Reference};
+use crate::image::registries::{Meaning, Registries, ShortNameMode};
 use crate::image::store::{Images, StoredImage};
 use crate::paths::Store;
 
@@ -31,9 +34,8 @@ pub struct PullArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// Verify the registry's certificate (default: true)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
-    pub tls_verify: Option<bool>,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
 
     /// The images
     #[arg(value_name = "IMAGE", required = true)]
@@ -43,7 +45,7 @@ pub struct PullArgs {
 /// The flags of `rl load`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadArgs {
-    /// Read this file instead of standard input
+    /// Read this file or directory instead of standard input
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
 
@@ -113,8 +115,8 @@ pub struct RemoveArgs {
 pub struct PullOptions {
     /// For which platform.
     pub platform: Option<Platform>,
-    /// `--tls-verify`.
-    pub tls_verify: Option<bool>,
+    /// How to talk to its registry.
+    pub settings: Settings,
     /// Show no progress.
     pub quiet: bool,
 }
@@ -123,21 +125,36 @@ pub struct PullOptions {
 pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
     let options = PullOptions {
         platform: args.platform.as_deref().map(Platform::parse).transpose()?,
-        tls_verify: args.tls_verify,
+        settings: args.registry.settings()?,
         quiet: args.quiet,
     };
     // All names are read before anything is fetched.
-    let references: Vec<Reference> = args
+    let names = args
         .images
         .iter()
-        .map(|name| Reference::parse(name))
-        .collect::<Result<_, _>>()?;
-    for reference in references {
-        let before = Images::open(store).find(&reference.to_string(), None)?;
-        let pulled = fetch(store, &reference, &options)?;
+        .map(|name| match Transport::parse_source(name)? {
+            Some(source) => Ok(Err(source)),
+            None => meant(name, options.quiet).map(Ok),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for candidates in names {
+        let candidates = match candidates {
+            Ok(candidates) => candidates,
+            Err(source) => {
+                let id = load_one(store, &source, options.quiet)?;
+                output::print(&id.to_string())?;
+                continue;
+            }
+        };
+        let before: Vec<Option<StoredImage>> = candidates
+            .iter()
+            .map(|name| Images::open(store).find(&name.to_string(), None))
+            .collect::<Result<_>>()?;
+        let (place, pulled) = fetch_one_of(store, &candidates, &options)?;
+        let (reference, before) = (&candidates[place], &before[place]);
         if !options.quiet {
             let name = reference.familiar();
-            let is_new = before.is_none_or(|before| before.id != pulled.id);
+            let is_new = before.as_ref().is_none_or(|before| before.id != pulled.id);
             say(&format!("Digest: {}", pulled.digest));
             say(&if is_new {
                 format!("Status: Downloaded newer image for {name}")
@@ -150,12 +167,74 @@ pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
     Ok(0)
 }
 
+/// What the user means by `name`: where it could be at several registries, the user is asked.
+fn meant(name: &str, quiet: bool) -> Result<Vec<Reference>> {
+    match Registries::load()?.meaning(name)? {
+        Meaning::One(only) => Ok(vec![only]),
+        Meaning::Alias(only, file) => {
+            if !quiet && only != Reference::parse(name)? {
+                let file = file.display();
+                say(&format!(
+                    "`{name}` stands for {only}, by the alias in {file}"
+                ));
+            }
+            Ok(vec![only])
+        }
+        Meaning::Several(all, ShortNameMode::Disabled) => Ok(all),
+        Meaning::Several(mut all, mode) if prompt::can_ask() => {
+            say(&format!("`{name}` could be:"));
+            for (number, candidate) in all.iter().enumerate() {
+                say(&format!("  {}  {candidate}", number + 1));
+            }
+            let answer = prompt::line("Which one? ")?;
+            let chosen = answer.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+            match chosen.filter(|chosen| *chosen < all.len()) {
+                Some(chosen) => Ok(vec![all.swap_remove(chosen)]),
+                None => Err(Fail::usage(format!("`{answer}` is none of them"))
+                    .hint(
+                        format!("write the full name; short-name-mode is {mode:?}").to_lowercase(),
+                    )
+                    .into()),
+            }
+        }
+        Meaning::Several(all, ShortNameMode::Permissive) => Ok(all),
+        Meaning::Several(all, ShortNameMode::Enforcing) => {
+            let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+            Err(Fail::usage(format!(
+                "`{name}` could be {}, and there is no terminal to ask at",
+                names.join(" or ")
+            ))
+            .hint("write the full name, or give it an alias in registries.conf")
+            .into())
+        }
+    }
+}
+
+/// The first candidate that can be had, by its place in the list.
+fn fetch_one_of(
+    store: &Store,
+    candidates: &[Reference],
+    options: &PullOptions,
+) -> Result<(usize, Pulled)> {
+    let mut place = 0;
+    loop {
+        match fetch(store, &candidates[place], options) {
+            Err(error) if place + 1 < candidates.len() => {
+                say(&error::report(&error));
+                place += 1;
+            }
+            Err(error) => return Err(error),
+            Ok(pulled) => return Ok((place, pulled)),
+        }
+    }
+}
+
 fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<Pulled> {
     let name = reference.familiar();
     let work = Work::Pull {
         reference: reference.clone(),
         platform: options.platform.clone(),
-        tls_verify: options.tls_verify,
+        settings: options.settings.clone(),
     };
     let pulled: Pulled = job::ask(store, &name, options.quiet, work)?;
     emit(store, &Event::image("pull", &pulled.id.to_string(), &name));
@@ -168,6 +247,10 @@ fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<
 /// `NotFound` for `--pull=never`; the pull's.
 pub fn obtain(store: &Store, name: &str, when: Pull, options: &PullOptions) -> Result<StoredImage> {
     let images = Images::open(store);
+    if let Some(source) = Transport::parse_source(name)? {
+        let id = load_one(store, &source, options.quiet)?.to_string();
+        return images.find(&id, None)?.ok_or_else(|| no_image(&id).into());
+    }
     let here = images
         .find(name, options.platform.as_ref())?
         .filter(|image| image.layers_present);
@@ -195,8 +278,7 @@ fn is_id_of(name: &str, id: &Digest) -> bool {
 }
 
 fn fresh(store: &Store, name: &str, options: &PullOptions) -> Result<StoredImage> {
-    let reference = Reference::parse(name)?;
-    let pulled = fetch(store, &reference, options)?;
+    let (_, pulled) = fetch_one_of(store, &meant(name, options.quiet)?, options)?;
     Images::open(store)
         .find(&pulled.id.to_string(), None)?
         .ok_or_else(|| {
@@ -208,14 +290,55 @@ fn fresh(store: &Store, name: &str, options: &PullOptions) -> Result<StoredImage
 
 /// `rl load`.
 pub fn load(args: &LoadArgs, store: &Store) -> Result<u8> {
-    let input = readable(args.input.as_deref(), "rl load -i FILE")?;
-    let lines: Vec<String> = job::ask(store, "load", args.quiet, Work::Load { input })?;
-    for line in lines {
-        let name = line.rsplit(": ").next().unwrap_or_default();
-        emit(store, &Event::image("load", name, name));
-        output::print(&line)?;
+    let text = args.input.as_deref().and_then(Path::to_str);
+    let (path, wanted) = match text.map(Transport::parse_source).transpose()?.flatten() {
+        Some(source) => (Some(source.path), source.name),
+        None => (args.input.clone(), None),
+    };
+    for (id, names) in load_from(store, path.as_deref(), wanted, args.quiet)? {
+        if names.is_empty() {
+            output::print(&format!("Loaded image ID: {id}"))?;
+        }
+        for name in names {
+            output::print(&format!("Loaded image: {}", name.familiar()))?;
+        }
     }
     Ok(0)
+}
+
+/// Loads the images of a file or directory; returns their ids and names.
+fn load_from(
+    store: &Store,
+    path: Option<&Path>,
+    wanted: Option<String>,
+    quiet: bool,
+) -> Result<Vec<(Digest, Vec<Reference>)>> {
+    let work = Work::Load {
+        input: readable(path, "rl load -i FILE")?,
+        wanted,
+    };
+    let loaded: Vec<(Digest, Vec<Reference>)> = job::ask(store, "load", quiet, work)?;
+    for (id, names) in &loaded {
+        let name = names
+            .first()
+            .map_or_else(|| id.to_string(), Reference::familiar);
+        emit(store, &Event::image("load", &id.to_string(), &name));
+    }
+    Ok(loaded)
+}
+
+/// The one image that `source` means.
+fn load_one(store: &Store, source: &Transport, quiet: bool) -> Result<Digest> {
+    let mut loaded = load_from(store, Some(&source.path), source.name.clone(), quiet)?;
+    match (loaded.pop(), loaded.len()) {
+        (Some((id, _)), 0) => Ok(id),
+        _ => Err(Fail::usage(format!(
+            "there are several images in `{}`",
+            source.path.display()
+        ))
+        .hint("put the name of one behind it: PATH:NAME; `rl load -i` loads all")
+        .into()),
+    }
 }
 
 /// `rl import`: prints the new image's id.
@@ -293,6 +416,31 @@ pub fn tag(args: &TagArgs, store: &Store) -> Result<u8> {
         store,
         &Event::image("tag", &image.id.to_string(), &target.familiar()),
     );
+    Ok(0)
+}
+
+/// The words of `rl untag`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct UntagArgs {
+    /// An image
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+
+    /// The names to take away; all where none are given
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `rl untag`: the image stays, if need be without a name.
+pub fn untag(args: &UntagArgs, store: &Store) -> Result<u8> {
+    let names = args
+        .names
+        .iter()
+        .map(|name| Reference::parse(name))
+        .collect::<Result<Vec<_>, _>>()?;
+    for name in Images::open(store).untag(&args.image, &names)? {
+        emit(store, &Event::image("untag", &name, &name));
+    }
     Ok(0)
 }
 

@@ -134,6 +134,15 @@ struct Name {
     reference: Option<Reference>,
 }
 
+/// What the first two columns show for each name of an image.
+pub fn names_of(image: &StoredImage) -> Vec<(String, String)> {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "<none>".to_owned());
+    shown_names(image)
+        .into_iter()
+        .map(|name| (or_none(name.repository), or_none(name.tag)))
+        .collect()
+}
+
 /// A row for each name; one for a digest without a name; one for none at all.
 fn shown_names(image: &StoredImage) -> Vec<Name> {
     let digest_of = |repository: &str| {

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::progress::{self, Verb, say};
+use super::registry::Settings;
 use super::{copy, files};
 use crate::container::copy::receive::{Owners, Shape};
 use crate::container::copy::send::LastLink;
@@ -23,7 +24,6 @@ use crate::image::layer::Ids;
 use crate::image::platform::Platform;
 use crate::image::pull::{self, PullRequest};
 use crate::image::reference::{Digest, Reference};
-use crate::image::registry::ClientOptions;
 use crate::image::store::{Force, Images, Removed};
 use crate::paths::Store;
 
@@ -50,13 +50,15 @@ pub enum Work {
         reference: Reference,
         /// For which platform; this machine's when none is given.
         platform: Option<Platform>,
-        /// `--tls-verify`.
-        tls_verify: Option<bool>,
+        /// How to talk to its registry.
+        settings: Settings,
     },
-    /// Answered by a list of lines for standard output.
+    /// Answered by ids and names.
     Load {
-        /// The archive; standard input when none is given.
+        /// The archive or directory; standard input when none is given.
         input: Option<PathBuf>,
+        /// Which of its images; all when none is given.
+        wanted: Option<String>,
     },
     /// Answered by the new image's id.
     Import {
@@ -119,6 +121,8 @@ pub enum Work {
         /// Whose they are then.
         owners: Owners,
     },
+    /// Removes all that `rl` keeps; answered by nothing.
+    Reset,
     /// Answered by a list of lines for standard output.
     Remove {
         /// A name or id.
@@ -148,7 +152,7 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
     work: Work,
 ) -> Result<T> {
     // Whose the files are makes no difference to their removal.
-    let concerns_owners = !matches!(work, Work::Remove { .. });
+    let concerns_owners = !matches!(work, Work::Remove { .. } | Work::Reset);
     let request = |ids| {
         let request = Request {
             store: store.root().to_owned(),
@@ -182,33 +186,34 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
         Work::Pull {
             reference,
             platform,
-            tls_verify,
+            settings,
         } => {
             let display = progress::display(Verb::Pull, quiet);
             let pulled = pull(
                 &store,
                 reference,
                 platform,
-                tls_verify,
+                &settings,
                 ids,
                 display.as_ref(),
             )?;
             serde_json::to_string(&pulled)
         }
-        Work::Load { input } => {
+        Work::Load { input, wanted } => {
             let display = progress::display(Verb::Load, quiet);
-            let loaded = archive::load(&store, open(input)?, ids, display.as_ref())
-                .context("loading images")?;
-            let mut lines = Vec::new();
-            for image in loaded {
-                if image.names.is_empty() {
-                    lines.push(format!("Loaded image ID: {}", image.id));
-                }
-                for name in image.names {
-                    lines.push(format!("Loaded image: {}", name.familiar()));
-                }
-            }
-            serde_json::to_string(&lines)
+            let loaded = archive::load(
+                &store,
+                open(input)?,
+                wanted.as_deref(),
+                ids,
+                display.as_ref(),
+            )
+            .context("loading images")?;
+            let loaded: Vec<(Digest, Vec<Reference>)> = loaded
+                .into_iter()
+                .map(|image| (image.id, image.names))
+                .collect();
+            serde_json::to_string(&loaded)
         }
         Work::Import {
             input,
@@ -275,6 +280,10 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
             });
             serde_json::to_string(&received?)
         }
+        Work::Reset => {
+            Images::open(&store).reset()?;
+            serde_json::to_string(&())
+        }
         Work::Remove { image, force } => {
             let force = if force { Force::Yes } else { Force::No };
             let removed = Images::open(&store).remove(&image, force, &usage::all(&store)?)?;
@@ -295,17 +304,11 @@ fn pull(
     store: &Store,
     reference: Reference,
     platform: Option<Platform>,
-    tls_verify: Option<bool>,
+    settings: &Settings,
     ids: Ids,
     progress: &dyn Progress,
 ) -> Result<Pulled> {
-    let mut client = ClientOptions::from_environment();
-    match tls_verify {
-        None => {}
-        Some(false) => client.insecure.push(reference.registry.clone()),
-        // Asked for by name: what the environment allows does not count.
-        Some(true) => client.insecure.clear(),
-    }
+    let client = settings.client(&reference.to_string())?;
     let request = PullRequest {
         reference,
         platform,

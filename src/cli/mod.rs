@@ -11,24 +11,32 @@ mod doctor;
 mod events;
 mod exec;
 mod files;
+mod history;
 mod image;
 mod images;
 mod inspect;
 pub mod job;
 mod lifecycle;
 mod limit;
+mod login;
 mod logs;
 mod network;
 mod output;
 mod port;
 mod progress;
+mod prompt;
 mod ps;
+mod push;
+mod registry;
 pub mod run;
+mod save;
 mod screen;
+mod space;
 mod stats;
 mod system;
 mod template;
 mod times;
+mod transport;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -117,16 +125,30 @@ pub enum Command {
     Commit(commit::CommitArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
+    /// Bring an image to a registry
+    Push(push::PushArgs),
+    /// Log in to a registry
+    Login(login::LoginArgs),
+    /// Forget the login for a registry
+    Logout(login::LogoutArgs),
+    /// Search a registry for images
+    Search(registry::SearchArgs),
     /// List images
     Images(images::ListArgs),
     /// Remove images
     Rmi(image::RemoveArgs),
-    /// Load images from an archive: docker's or OCI's, compressed or not
+    /// Load images from an archive or a directory: docker's or OCI's, compressed or not
     Load(image::LoadArgs),
+    /// Write images into an archive or a directory
+    Save(save::SaveArgs),
     /// Make an image from the tar of a root file system
     Import(image::ImportArgs),
     /// Give an image one more name
     Tag(image::TagArgs),
+    /// Take names away from an image
+    Untag(image::UntagArgs),
+    /// Show how an image came about
+    History(history::HistoryArgs),
     /// Show everything about containers and images
     Inspect(inspect::InspectArgs),
     /// List containers
@@ -186,6 +208,12 @@ pub enum HealthCommand {
 pub enum SystemCommand {
     /// Look whether all that rl has is whole; the exit code is 1 when it is not
     Check(check::CheckArgs),
+    /// Show what the disk is used for
+    Df(space::DfArgs),
+    /// Remove containers that do not run, and images that nobody uses
+    Prune(space::PruneArgs),
+    /// Remove everything: containers, images and volumes
+    Reset(space::ResetArgs),
     /// Start the containers that are to run always, or unless they were stopped
     Autostart(autostart::AutostartArgs),
 }
@@ -259,14 +287,26 @@ pub enum ImageCommand {
     Rm(image::RemoveArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
-    /// Load images from an archive: docker's or OCI's, compressed or not
+    /// Bring an image to a registry
+    Push(push::PushArgs),
+    /// List the tags that a registry has of an image
+    LsRemote(registry::TagsArgs),
+    /// Load images from an archive or a directory: docker's or OCI's, compressed or not
     Load(image::LoadArgs),
+    /// Write images into an archive or a directory
+    Save(save::SaveArgs),
     /// Make an image from the tar of a root file system
     Import(image::ImportArgs),
     /// Show everything about an image
     Inspect(inspect::InspectArgs),
     /// Give an image one more name
     Tag(image::TagArgs),
+    /// Take names away from an image
+    Untag(image::UntagArgs),
+    /// Show how an image came about
+    History(history::HistoryArgs),
+    /// Remove images that have no name, or that no container uses
+    Prune(space::ImagePruneArgs),
 }
 
 /// The command: reads `words`, the first being `rl` itself, acts, and reports what went wrong, once.
@@ -306,6 +346,12 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
+        C::System(SystemCommand::Df(args)) => space::df(args, &store()?),
+        C::System(SystemCommand::Prune(args)) => space::prune(args, &store()?),
+        C::System(SystemCommand::Reset(args)) => space::reset(args, &store()?),
+        C::Image(I::Prune(args)) => space::prune_images(args, &store()?),
+        C::Untag(args) | C::Image(I::Untag(args)) => image::untag(args, &store()?),
+        C::History(args) | C::Image(I::History(args)) => history::history(args, &store()?),
         C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
         C::System(SystemCommand::Check(args)) => check::check(args, &store()?),
         C::Healthcheck(HealthCommand::Run(args)) => container::check_health(args, &store()?),
@@ -329,9 +375,15 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Cp(args) | C::Container(N::Cp(args)) => copy::copy(args, &store()?),
         C::Commit(args) | C::Container(N::Commit(args)) => commit::commit(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
+        C::Push(args) | C::Image(I::Push(args)) => push::push(args, &store()?),
+        C::Login(args) => login::login(args),
+        C::Logout(args) => login::logout(args),
+        C::Search(args) => registry::search(args),
+        C::Image(I::LsRemote(args)) => registry::tags(args),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),
         C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),
+        C::Save(args) | C::Image(I::Save(args)) => save::save(args, &store()?),
         C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
         C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
         C::Inspect(args) => inspect::inspect(args, None, &store()?),

@@ -514,9 +514,8 @@ pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
         .iter()
         .map(|text| Filter::parse(text, PRUNE))
         .collect::<Result<Vec<_>, _>>()?;
-    let question =
-        "WARNING! This will remove all custom networks not used by at least one container.";
-    if !args.force && !super::container::agreed(question)? {
+    let warning = "This will remove all custom networks not used by at least one container.";
+    if !super::space::agreed(args.force, warning)? {
         return Ok(0);
     }
     let used = used(store)?;

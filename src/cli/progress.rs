@@ -3,6 +3,7 @@
 //! Knows nothing of what is transferred; it is told.
 
 use std::io::{self, Write as _};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,6 +21,8 @@ pub enum Verb {
     Load,
     /// From the tar of a root file system.
     Import,
+    /// To a registry.
+    Push,
 }
 
 impl Verb {
@@ -28,9 +31,20 @@ impl Verb {
             Verb::Pull => "Pull complete",
             Verb::Load => "Load complete",
             Verb::Import => "Import complete",
+            Verb::Push => "Pushed",
+        }
+    }
+
+    fn exists(self) -> &'static str {
+        match self {
+            Verb::Push => "Layer already exists",
+            Verb::Pull | Verb::Load | Verb::Import => "Already exists",
         }
     }
 }
+
+/// What docker says where a blob came from another repository.
+const MOUNTED: &str = "Mounted";
 
 /// The display that fits standard error; nothing when `quiet`.
 #[must_use]
@@ -51,7 +65,7 @@ pub fn display(verb: Verb, quiet: bool) -> Box<dyn Progress> {
 fn short(verb: Verb, digest: &Digest) -> String {
     match verb {
         Verb::Import => "layer".to_owned(),
-        Verb::Pull | Verb::Load => digest.short().to_owned(),
+        Verb::Pull | Verb::Load | Verb::Push => digest.short().to_owned(),
     }
 }
 
@@ -113,13 +127,16 @@ impl LayerProgress for Bar {
                 self.bar.enable_steady_tick(Duration::from_millis(200));
                 "Extracting"
             }
-            Phase::Exists => "Already exists",
+            Phase::Uploading => "Pushing",
+            Phase::Exists => self.verb.exists(),
+            Phase::Mounted => MOUNTED,
         });
     }
 
     fn done(&self) {
         let last = match self.bar.message().as_str() {
-            "Already exists" => "Already exists",
+            MOUNTED => MOUNTED,
+            shown if shown == self.verb.exists() => self.verb.exists(),
             _ => self.verb.complete(),
         };
         self.bar.set_style(style("{prefix}: {msg}"));
@@ -139,7 +156,7 @@ impl Progress for Lines {
             name: short(self.verb, digest),
             total,
             verb: self.verb,
-            exists: std::sync::atomic::AtomicBool::new(false),
+            last: Mutex::new(self.verb.complete()),
         })
     }
 
@@ -154,7 +171,7 @@ struct Line {
     name: String,
     total: Option<u64>,
     verb: Verb,
-    exists: std::sync::atomic::AtomicBool,
+    last: Mutex<&'static str>,
 }
 
 impl LayerProgress for Line {
@@ -169,22 +186,24 @@ impl LayerProgress for Line {
                     output::size(total)
                 ));
             }
-            (Phase::Exists, _) => {
-                self.exists
-                    .store(true, std::sync::atomic::Ordering::Relaxed);
+            (Phase::Uploading, Some(total)) => {
+                say(&format!("{}: Pushing {}", self.name, output::size(total)));
             }
-            (Phase::Waiting | Phase::Downloading | Phase::Extracting, _) => {}
+            (Phase::Exists, _) => self.will_say(self.verb.exists()),
+            (Phase::Mounted, _) => self.will_say(MOUNTED),
+            (Phase::Waiting | Phase::Downloading | Phase::Extracting | Phase::Uploading, _) => {}
         }
     }
 
     fn done(&self) {
-        let exists = self.exists.load(std::sync::atomic::Ordering::Relaxed);
-        let what = if exists {
-            "Already exists"
-        } else {
-            self.verb.complete()
-        };
-        say(&format!("{}: {what}", self.name));
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        say(&format!("{}: {last}", self.name));
+    }
+}
+
+impl Line {
+    fn will_say(&self, last: &'static str) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
     }
 }
 

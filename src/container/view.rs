@@ -244,7 +244,13 @@ impl Seen {
 /// id has closed counts as empty.
 #[must_use]
 pub fn written(record: &Record) -> u64 {
-    let mut dirs: Vec<PathBuf> = vec![record.dir().join("upper")];
+    bytes_below(&record.dir().join("upper"))
+}
+
+/// Bytes in the files below `dir`, as far as the user may look.
+#[must_use]
+pub fn bytes_below(dir: &Path) -> u64 {
+    let mut dirs: Vec<PathBuf> = vec![dir.to_owned()];
     let mut bytes = 0;
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -1,7 +1,7 @@
 //! Who we are to a registry: credentials that `podman login` and `docker login` left behind.
 //!
-//! The files are theirs (containers-auth.json(5), docker's `config.json`) and are only read. Passwords may be
-//! in the file itself or with a credential helper, a program called `docker-credential-NAME`.
+//! The files are those of podman (containers-auth.json(5)) and docker (`config.json`); `login` writes them. Passwords may
+//! be in the file itself or with a credential helper, a program called `docker-credential-NAME`.
 //!
 //! ```text
 //! { "auths":       { "host[:port][/path]": { "auth": base64 of user:password, "identitytoken": … } },
@@ -29,12 +29,12 @@ use crate::error::Fail;
 /// A helper may have to ask the user to unlock a key ring.
 const HELPER_LIMIT: Duration = Duration::from_secs(60);
 /// More than any such file has.
-const MAX_FILE: usize = 4 << 20;
+pub(super) const MAX_FILE: usize = 4 << 20;
 /// What docker calls its registry in these files.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// How to prove who we are. Debug output has no secrets.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
 pub enum Login {
     /// A name and its password, or an access token in its place.
     Password {
@@ -127,7 +127,7 @@ fn read(path: &Path) -> Result<Option<String>> {
             "cannot read the credentials in `{}`: {why}",
             path.display()
         ))
-        .hint("repair or remove the file; `podman login` and `docker login` write it anew")
+        .hint("repair or remove the file; `rl login` writes it anew")
         .code("RL-I03")
     };
     match std::fs::read(path) {
@@ -184,7 +184,7 @@ impl<'t> AuthFile<'t> {
                     path.display(),
                     error.line()
                 ))
-                .hint("repair or remove the file; `podman login` and `docker login` write it anew")
+                .hint("repair or remove the file; `rl login` writes it anew")
                 .code("RL-I03")
             })?
         };
@@ -234,7 +234,7 @@ impl<'t> AuthFile<'t> {
                     "{}: `auth` of `{key}` is not the base64 text of USER:PASSWORD",
                     self.place(key)
                 ))
-                .hint("log in again with `podman login` or `docker login`")
+                .hint("log in again with `rl login`")
                 .code("RL-I03"));
             };
             return Ok(Some(Login::Password { user, password }));
@@ -254,44 +254,12 @@ impl<'t> AuthFile<'t> {
         }
         let place = self.place(key);
         let name = format!("docker-credential-{helper}");
-        if helper.contains('/') {
-            return Err(Fail::usage(format!(
-                "{place}: `{helper}` is not the name of a credential helper"
-            ))
-            .code("RL-I03"));
-        }
-        let server = if registry == DOCKER_HUB {
-            HUB_KEY
-        } else {
-            registry
-        };
-        let mut command = Command::new(&name);
-        let answer = match program::ask(command.arg("get"), server.as_bytes(), HELPER_LIMIT) {
-            Ok(answer) => answer,
-            Err(error) => {
-                let why = if error.kind() == ErrorKind::NotFound {
-                    "is not installed".to_owned()
-                } else if error.kind() == ErrorKind::TimedOut {
-                    format!("did not answer within {} s", HELPER_LIMIT.as_secs())
-                } else {
-                    format!("cannot be run: {error}")
-                };
-                return Ok(Found::OutOfReach(format!("`{name}` ({place}) {why}")));
-            }
-        };
-        let out = String::from_utf8_lossy(&answer.stdout);
-        if !answer.status.success() {
+        let out = match run_helper(helper, &place, "get", server_of(registry).as_bytes())? {
+            Ok(out) => out,
             // The helpers' own way to say "none" (docker-credential-helpers, credentials/error.go).
-            if out.contains("credentials not found") {
-                return Ok(Found::Nothing);
-            }
-            let err = String::from_utf8_lossy(&answer.stderr);
-            let said = [out.trim(), err.trim()].join(" ");
-            return Ok(Found::OutOfReach(format!(
-                "`{name}` ({place}) failed: {}",
-                said.trim().chars().take(200).collect::<String>()
-            )));
-        }
+            Err(why) if why.contains("credentials not found") => return Ok(Found::Nothing),
+            Err(why) => return Ok(Found::OutOfReach(why)),
+        };
         let Ok(secret) = serde_json::from_str::<Secret>(&out) else {
             return Ok(Found::OutOfReach(format!(
                 "`{name}` ({place}) did not answer with a user name and a secret"
@@ -322,6 +290,58 @@ impl<'t> AuthFile<'t> {
     }
 }
 
+/// What a credential helper calls a registry.
+pub(super) fn server_of(registry: &str) -> &str {
+    if registry == DOCKER_HUB {
+        HUB_KEY
+    } else {
+        registry
+    }
+}
+
+/// Has `docker-credential-HELPER`, which is named at `place`, do `verb`; the inner error says why it did not.
+///
+/// # Errors
+/// [`crate::error::Kind::Usage`] for what is no name of a helper.
+pub(super) fn run_helper(
+    helper: &str,
+    place: &str,
+    verb: &str,
+    input: &[u8],
+) -> Result<Result<String, String>, Fail> {
+    if helper.contains('/') {
+        return Err(Fail::usage(format!(
+            "{place}: `{helper}` is not the name of a credential helper"
+        ))
+        .code("RL-I03"));
+    }
+    let name = format!("docker-credential-{helper}");
+    let mut command = Command::new(&name);
+    let answer = match program::ask(command.arg(verb), input, HELPER_LIMIT) {
+        Ok(answer) => answer,
+        Err(error) => {
+            let why = if error.kind() == ErrorKind::NotFound {
+                "is not installed".to_owned()
+            } else if error.kind() == ErrorKind::TimedOut {
+                format!("did not answer within {} s", HELPER_LIMIT.as_secs())
+            } else {
+                format!("cannot be run: {error}")
+            };
+            return Ok(Err(format!("`{name}` ({place}) {why}")));
+        }
+    };
+    let out = String::from_utf8_lossy(&answer.stdout).into_owned();
+    if answer.status.success() {
+        return Ok(Ok(out));
+    }
+    let err = String::from_utf8_lossy(&answer.stderr);
+    let said = [out.trim(), err.trim()].join(" ");
+    Ok(Err(format!(
+        "`{name}` ({place}) failed: {}",
+        said.trim().chars().take(200).collect::<String>()
+    )))
+}
+
 /// The keys under which a login may stand, closest first: `host/a/b`, `host/a`, `host`.
 fn scopes(registry: &str, repository: &str) -> Vec<String> {
     let full = format!("{registry}/{repository}");
@@ -334,7 +354,8 @@ fn scopes(registry: &str, repository: &str) -> Vec<String> {
 }
 
 /// A key as podman reads it: with a scheme only the host counts, without one the path does, too.
-fn normal(key: &str) -> String {
+#[must_use]
+pub fn normal(key: &str) -> String {
     let bare = key
         .strip_prefix("https://")
         .or_else(|| key.strip_prefix("http://"));

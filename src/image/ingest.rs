@@ -33,8 +33,12 @@ pub enum Phase {
     Downloading,
     /// All bytes are there; the rest is unpacked.
     Extracting,
-    /// It was here already.
+    /// Bytes go out.
+    Uploading,
+    /// It was there already.
     Exists,
+    /// The registry took it from another of its repositories.
+    Mounted,
 }
 
 /// Where a display of several layers hears what happens; called from several threads.
@@ -46,8 +50,8 @@ pub trait Progress: Sync {
 }
 
 /// One layer's part of a display.
-pub trait LayerProgress: Send {
-    /// So many bytes more came in.
+pub trait LayerProgress: Send + Sync {
+    /// So many bytes more came in, or went out.
     fn advance(&self, bytes: u64);
     /// What it does now.
     fn phase(&self, phase: Phase);

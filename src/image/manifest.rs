@@ -120,6 +120,16 @@ pub struct Index {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// Which of the two families of media types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// OCI's.
+    Oci,
+    /// Docker's image manifest version 2, schema 2.
+    Docker,
+}
+
 /// What a name at a registry leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
@@ -260,6 +270,52 @@ pub fn read<'b, T: Deserialize<'b>>(bytes: &'b [u8], what: &str) -> Result<T, Fa
 }
 
 impl Manifest {
+    /// Its media type, also where it does not say.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self.media_type.as_deref() {
+            None | Some("") => OCI_MANIFEST,
+            Some(said) => said,
+        }
+    }
+
+    /// The same image in the words of `format`: configuration and layers keep their bytes.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Unsupported`] for a zstd layer in docker's format, which has none.
+    pub fn converted(&self, format: Format) -> Result<Self, Fail> {
+        let mut converted = self.clone();
+        let (kind, config) = match format {
+            Format::Oci => (OCI_MANIFEST, OCI_CONFIG),
+            Format::Docker => (DOCKER_MANIFEST, DOCKER_CONFIG),
+        };
+        converted.media_type = Some(kind.to_owned());
+        config.clone_into(&mut converted.config.media_type);
+        if format == Format::Docker {
+            converted.annotations.clear(); // docker's has none
+        }
+        for layer in &mut converted.layers {
+            layer.media_type = match (LayerCompression::of(layer)?, format) {
+                (LayerCompression::None, Format::Oci) => OCI_LAYER.to_owned(),
+                (LayerCompression::None, Format::Docker) => DOCKER_LAYER.to_owned(),
+                (LayerCompression::Gzip, Format::Oci) => format!("{OCI_LAYER}+gzip"),
+                (LayerCompression::Gzip, Format::Docker) => format!("{DOCKER_LAYER}.gzip"),
+                (LayerCompression::Zstd, Format::Oci) => format!("{OCI_LAYER}+zstd"),
+                (LayerCompression::Zstd, Format::Docker) => {
+                    return Err(Fail::unsupported(format!(
+                        "layer {} is packed with zstd, which docker's format does not have",
+                        layer.digest
+                    ))
+                    .hint("use OCI's format: --format oci"));
+                }
+            };
+            if format == Format::Docker {
+                layer.annotations.clear();
+            }
+        }
+        Ok(converted)
+    }
+
     fn check(&self, artifact_type: Option<&str>) -> Result<(), Fail> {
         let docker = self.media_type.as_deref() == Some(DOCKER_MANIFEST);
         match bare(&self.config.media_type).as_str() {

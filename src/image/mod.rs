@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! reference platform manifest config     what images are, as pure data
-//! auth resolver registry                 how they come over the network
+//! auth login resolver registr{y,ies}           how they come over the network
 //! pull archive                           from a registry, from a file → the store
+//! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
 //! store scratch                          what is here, and what is being made
 //! ```
@@ -24,15 +25,21 @@ pub mod config;
 pub mod entries;
 pub mod ingest;
 pub mod layer;
+pub mod login;
 pub mod manifest;
 pub mod pack;
+pub mod parallel;
 pub mod platform;
 mod program;
 pub mod pull;
+pub mod push;
 pub mod reference;
+pub mod registries;
 pub mod registry;
 pub mod resolver;
+pub mod save;
 pub mod scratch;
+pub mod space;
 pub mod store;
 
 /// Where the tree of an unpacked layer is, relative to the store's root.

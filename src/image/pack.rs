@@ -175,6 +175,18 @@ impl<W: Write> Writer<W> {
         self.pad(total)
     }
 
+    /// Writes the `size` bytes that [`Writer::header`] announced.
+    ///
+    /// # Errors
+    /// The output's, the input's; `UnexpectedEof` when that is shorter.
+    pub fn content(&mut self, input: impl io::Read, size: u64) -> io::Result<()> {
+        let count = io::copy(&mut input.take(size), &mut self.out)?;
+        if count < size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.pad(size)
+    }
+
     /// Ends the archive and gives the output back.
     ///
     /// # Errors

@@ -3,9 +3,7 @@
 //! A layer that is finished is kept, whatever becomes of the others; the image is listed when all of it
 //! is there. What has no place yet is in [`super::scratch`].
 
-use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
@@ -13,6 +11,7 @@ use super::config::ImageConfig;
 use super::ingest::{self, Expected, LayerProgress, Phase, Progress};
 use super::layer::Ids;
 use super::manifest::{self, Descriptor, Document};
+use super::parallel;
 use super::platform::Platform;
 use super::reference::{Digest, Reference};
 use super::registry::{BlobBody, Client, ClientOptions, Wanted, is_resumable};
@@ -51,22 +50,47 @@ pub struct PullRequest {
 pub fn pull(store: &Store, request: &PullRequest, progress: &dyn Progress) -> Result<StoredImage> {
     let reference = &request.reference;
     let pulling = || format!("pulling `{}`", reference.familiar());
-    let client = Client::new(&reference.registry, request.client.clone())?;
-    let pulled = pull_from(&client, store, request, progress).with_context(pulling);
-    for note in client.take_notes() {
-        progress.message(&note);
+    let endpoints = request
+        .client
+        .registries
+        .endpoints(reference)
+        .with_context(pulling)?;
+    let mut left = endpoints.len();
+    for endpoint in &endpoints {
+        left -= 1;
+        let mut options = request.client.clone();
+        if endpoint.insecure {
+            options.insecure.push(endpoint.registry.clone());
+        }
+        let client = Client::new(&endpoint.registry, options)?;
+        let pulled = pull_from(&client, &endpoint.repository, store, request, progress);
+        for note in client.take_notes() {
+            progress.message(&note);
+        }
+        match pulled {
+            // What is wrong here is wrong wherever it comes from.
+            Err(error) if left > 0 && !matches!(kind(&error), Kind::System | Kind::Unsupported) => {
+                progress.message(&format!(
+                    "going on without the mirror {}/{}: {}",
+                    endpoint.registry,
+                    endpoint.repository,
+                    crate::error::flatten(&error).message
+                ));
+            }
+            done => return done.with_context(pulling),
+        }
     }
-    pulled
+    Err(Fail::not_found("registries.conf leaves no place to pull from").into())
 }
 
 fn pull_from(
     client: &Client,
+    repository: &str,
     store: &Store,
     request: &PullRequest,
     progress: &dyn Progress,
 ) -> Result<StoredImage> {
     let reference = &request.reference;
-    let repository = &reference.repository;
     let platform = request.platform.clone().unwrap_or_else(Platform::host);
     let first = client.manifest(repository, Wanted::of(reference))?;
     let pulled = first.digest.clone();
@@ -276,7 +300,9 @@ pub fn bring(
                 progress: progress.layer(&layer.digest, Some(layer.size)),
             })
             .collect();
-        fetch_all(&images, store, jobs, source, ids)?;
+        parallel::each("layer", PARALLEL, jobs, |job| {
+            fetch(&images, store, job, source, ids)
+        })?;
     }
     Err(
         Fail::conflict("its layers are removed as fast as they are fetched")
@@ -299,54 +325,6 @@ struct Job<'j> {
     diff_id: &'j Digest,
     layer: &'j Descriptor,
     progress: Box<dyn LayerProgress>,
-}
-
-fn fetch_all(
-    images: &Images,
-    store: &Store,
-    jobs: VecDeque<Job<'_>>,
-    source: &dyn Source,
-    ids: Ids,
-) -> Result<()> {
-    let threads = jobs.len().min(PARALLEL);
-    let state: Mutex<(VecDeque<Job<'_>>, Option<anyhow::Error>)> = Mutex::new((jobs, None));
-    // A thread that panicked while it held the lock left nothing half done in these two.
-    let locked = || {
-        state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    };
-    std::thread::scope(|scope| {
-        let work = || {
-            loop {
-                let job = {
-                    let mut state = locked();
-                    // After a failure nothing new is begun, but what is under way is finished and kept.
-                    match &state.1 {
-                        Some(_) => None,
-                        None => state.0.pop_front(),
-                    }
-                };
-                let Some(job) = job else {
-                    return;
-                };
-                if let Err(error) = fetch(images, store, &job, source, ids) {
-                    locked().1.get_or_insert(error);
-                }
-            }
-        };
-        for _ in 1..threads {
-            // Fewer threads are slower, and that is all.
-            let _ = std::thread::Builder::new()
-                .name("layer".to_owned())
-                .spawn_scoped(scope, work);
-        }
-        work();
-    });
-    match locked().1.take() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
 }
 
 /// Fetches, unpacks and keeps one layer, or what of it is missing.

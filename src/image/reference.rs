@@ -301,6 +301,18 @@ impl From<Reference> for String {
     }
 }
 
+/// Whether `text` names no registry, so that something must say where the image is.
+#[must_use]
+pub fn is_short(text: &str) -> bool {
+    let end = text.find('@').unwrap_or(text.len());
+    let name = &text[..end];
+    let bare = match name.rfind('/') {
+        Some(_) => name,
+        None => name.split(':').next().unwrap_or(name),
+    };
+    !text.starts_with("docker://") && split_registry(bare).1 == bare
+}
+
 /// Registry and path. Unlike docker, a first part in upper case without dot or port is no host name:
 /// it is nearly always a misspelt repository.
 fn split_registry(name: &str) -> (String, &str) {

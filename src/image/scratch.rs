@@ -132,6 +132,28 @@ fn still_there(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Whether a living process is at work under `tmp/`.
+///
+/// # Errors
+/// When `tmp/` exists and cannot be read.
+pub fn is_busy(store: &Store) -> Result<bool> {
+    sweep(store)?;
+    let entries = match std::fs::read_dir(store.tmp()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        entries => entries.with_context(|| format!("reading `{}`", store.tmp().display()))?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let locked = path.extension().is_some_and(|end| end == "lock")
+            && File::open(&path)
+                .is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+        if locked {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes what dead processes left under `tmp/`. What resists stays for the next time.
 ///
 /// # Errors

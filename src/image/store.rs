@@ -29,7 +29,8 @@ use super::config::ImageConfig;
 use super::layer::{Ids, Report};
 use super::manifest::{self, Descriptor, Document, Index, MAX_DOCUMENT, Manifest};
 use super::platform::Platform;
-use super::reference::{Digest, Reference};
+use super::reference::{Digest, Reference, is_short};
+use super::registries::{Meaning, Registries};
 use super::scratch::Scratch;
 use crate::error::Fail;
 use crate::paths::Store;
@@ -43,6 +44,18 @@ const PULLED: &str = "rl.pulled-digest";
 const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
 const MAX_INDEX: u64 = 64 << 20;
+/// Everything below the store's root.
+const STORED: [&str; 9] = [
+    "containers",
+    "names",
+    "volumes",
+    "networks",
+    "layers",
+    "images",
+    "tmp",
+    "events.jsonl",
+    "events.jsonl.1",
+];
 /// The shortest prefix of an id that names an image.
 const SHORTEST_ID: usize = 4;
 
@@ -297,6 +310,30 @@ impl Images {
         self.write_index(&index)
     }
 
+    /// Notes that the registry of `name` has the image that is listed under it, as content `digest`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn note_pushed(&self, name: &Reference, manifest: &Digest, digest: &Digest) -> Result<()> {
+        let _lock = self.lock()?;
+        let mut index = self.read_index()?;
+        let text = name.to_string();
+        let mut entries = index.manifests.iter_mut();
+        let entry = entries.find(|entry| {
+            entry.digest == *manifest && entry.annotations.get(REF_NAME) == Some(&text)
+        });
+        match entry {
+            // It was pushed under a name that it does not have here.
+            None => Ok(()),
+            Some(entry) => {
+                entry
+                    .annotations
+                    .insert(PULLED.to_owned(), digest.to_string());
+                self.write_index(&index)
+            }
+        }
+    }
+
     /// Writes the image's manifest and configuration, and lists it under its name.
     ///
     /// # Errors
@@ -356,6 +393,7 @@ impl Images {
                 .hint("`rl images` lists them")
                 .into());
         };
+        let text = &*meant(&index, text);
         // A damaged image must be removable: its manifest may be unreadable.
         let image = self.read_image(&index, &entry).ok();
         let same = |other: &Descriptor| {
@@ -489,6 +527,75 @@ impl Images {
         Ok(Some(aside))
     }
 
+    /// Takes names away from the image that `text` means, all where none are given; the image stays. Returns them
+    /// in docker's short form.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such image, or it does not have a name.
+    pub fn untag(&self, text: &str, names: &[Reference]) -> Result<Vec<String>> {
+        let _lock = self.lock()?;
+        let mut index = self.read_index()?;
+        let Some(entry) = self.entry(&index, text)?.cloned() else {
+            return Err(Fail::not_found(format!("no image `{text}`"))
+                .hint("`rl images` lists them")
+                .into());
+        };
+        let id = self.id_of(&entry)?;
+        let mut gone = Vec::new();
+        let mut kept = entry.clone();
+        for other in std::mem::take(&mut index.manifests) {
+            let same = self.id_of(&other).is_ok_and(|other| other == id);
+            let name = other.annotations.get(REF_NAME).cloned();
+            match name.filter(|_| same) {
+                Some(name)
+                    if names.is_empty() || names.iter().any(|given| given.to_string() == name) =>
+                {
+                    kept = other;
+                    gone.push(name);
+                }
+                Some(_) | None => index.manifests.push(other),
+            }
+        }
+        if let Some(missing) = names.iter().find(|name| !gone.contains(&name.to_string())) {
+            return Err(Fail::not_found(format!(
+                "the image `{text}` does not have the name `{}`",
+                missing.familiar()
+            ))
+            .into());
+        }
+        let listed = |entry: &Descriptor| self.id_of(entry).is_ok_and(|other| other == id);
+        if !index.manifests.iter().any(listed) {
+            set_name(&mut index, kept, None);
+        }
+        self.write_index(&index)?;
+        Ok(gone.iter().map(|name| short(name)).collect())
+    }
+
+    /// Removes all that `rl` keeps below its directory, and nothing else that may be there. Containers are gone already.
+    ///
+    /// # Errors
+    /// `Conflict` when another command is at work; the system's.
+    pub fn reset(&self) -> Result<()> {
+        let root = self.store.root();
+        if !root.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        if super::scratch::is_busy(&self.store)? {
+            return Err(
+                Fail::conflict("another `rl` is fetching or removing images")
+                    .hint("try again when it is done")
+                    .into(),
+            );
+        }
+        // The list of images first: what is left by a crash is then litter, and no image.
+        remove_file(&self.index_path())?;
+        for name in STORED {
+            remove_file(&root.join(name))?;
+        }
+        Ok(())
+    }
+
     /// Makes the empty layout where it is missing.
     ///
     /// # Errors
@@ -593,11 +700,9 @@ impl Images {
 
     /// The entry that `text` means.
     fn entry<'i>(&self, index: &'i Index, text: &str) -> Result<Option<&'i Descriptor>> {
-        if let Some(entry) = index
-            .manifests
-            .iter()
-            .find(|entry| names_match(entry, text))
-        {
+        let text = &meant(index, text);
+        let mut entries = index.manifests.iter();
+        if let Some(entry) = entries.find(|entry| names_match(entry, text)) {
             return Ok(Some(entry));
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
@@ -734,6 +839,28 @@ fn names_match(entry: &Descriptor, text: &str) -> bool {
                 || entry.annotations.get(PULLED) == Some(&digest.to_string())
         }
     }
+}
+
+/// The name of an image that is here for a short one that is not: by an alias, or of a registry that is searched.
+fn meant(index: &Index, text: &str) -> String {
+    let is_here = |text: &str| {
+        let mut entries = index.manifests.iter();
+        entries.any(|entry| names_match(entry, text))
+    };
+    if is_here(text) || !is_short(text) {
+        return text.to_owned();
+    }
+    // Only a pull needs to know that the files with the answer are broken.
+    let meaning = Registries::load()
+        .ok()
+        .and_then(|registries| registries.meaning(text).ok());
+    meaning
+        .map(Meaning::candidates)
+        .unwrap_or_default()
+        .iter()
+        .map(ToString::to_string)
+        .find(|name| is_here(name))
+        .unwrap_or_else(|| text.to_owned())
 }
 
 /// Docker's short form of a stored name.

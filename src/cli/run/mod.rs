@@ -30,6 +30,7 @@ pub use spec::{Environment, spec, variables};
 
 use super::image::{self, PullOptions};
 use super::progress::say;
+use super::registry::Settings;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
 use crate::net::named;
@@ -123,7 +124,10 @@ fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result
         (Rootfs::Layers { diff_ids }, Some(wanted)) => {
             let options = PullOptions {
                 platform: args.platform.as_deref().map(Platform::parse).transpose()?,
-                tls_verify: args.tls_verify,
+                settings: Settings {
+                    tls_verify: args.tls_verify,
+                    ..Settings::default()
+                },
                 quiet: args.quiet,
             };
             let image = image::obtain(store, &wanted.reference, args.pull, &options)?;

@@ -1,7 +1,11 @@
-//! Images from files: `docker save` archives, OCI archives, and root file system tars.
+//! Images from files: `docker save` archives, OCI archives, directories of either, and root file system tars.
 //!
 //! An archive is read where it lies; only what is compressed or comes through a pipe is first written to
 //! a file under `tmp/`, for the list of images may stand at the end.
+
+mod layout;
+
+pub use layout::CONTAINERD_NAME;
 
 #[cfg(test)]
 mod tests;
@@ -21,19 +25,18 @@ use super::config::{History, ImageConfig, RootFs};
 use super::entries::{self, Entry, Kind, Reader};
 use super::ingest::{self, Expected, Packing, Progress, decompress};
 use super::layer::Ids;
-use super::manifest::{self, Descriptor, Document, MAX_DOCUMENT, Manifest};
+use super::manifest::{self, Descriptor, MAX_DOCUMENT, Manifest};
 use super::platform::Platform;
-use super::pull::{self, Source};
+use super::pull::Source;
 use super::reference::{Digest, Reference};
 use super::scratch::{self, Scratch};
-use super::store::{self, Added, Images, LayerInfo, NewImage, REF_NAME};
+use super::store::{self, Added, Images, LayerInfo, NewImage};
 use crate::error::Fail;
 use crate::paths::Store;
+use layout::{Bringing, Layout};
 
 /// Most members of an archive of images; a thousand images have fewer.
 const MAX_MEMBERS: usize = 200_000;
-/// How docker's and containerd's archives name an image in full.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// How many links lead from one member to another.
 const LINKS: usize = 8;
 
@@ -59,19 +62,35 @@ pub struct ImportOptions {
     pub platform: Option<Platform>,
 }
 
-/// Loads all images of an archive, a file or a pipe.
+/// Loads the images of an archive, a file or a pipe, or of a directory: all, or the one that is called `wanted`
+/// there.
 ///
 /// # Errors
-/// `Usage` for what is no archive of images, `Corrupt` for a damaged one; those of [`pull::bring`].
-pub fn load(store: &Store, input: File, ids: Ids, progress: &dyn Progress) -> Result<Vec<Loaded>> {
+/// `Usage` for what is no archive of images, `Corrupt` for a damaged one; those of [`super::pull::bring`].
+pub fn load(
+    store: &Store,
+    input: File,
+    wanted: Option<&str>,
+    ids: Ids,
+    progress: &dyn Progress,
+) -> Result<Vec<Loaded>> {
     scratch::sweep(store)?;
+    let bringing = Bringing {
+        store,
+        wanted,
+        ids,
+        progress,
+    };
+    if input.metadata()?.is_dir() {
+        return layout::load_directory(input.into(), &bringing).context("reading the directory");
+    }
     let spool = Scratch::unique(store, "load")?;
     let file = plain_file(input, &spool)?;
     let archive = Archive::scan(&file).context("reading the archive")?;
     if archive.members.contains_key("oci-layout") && archive.members.contains_key("index.json") {
-        archive.load_oci(store, ids, progress)
+        layout::load_oci(&archive, &bringing)
     } else if archive.members.contains_key("manifest.json") {
-        archive.load_docker(store, ids, progress)
+        archive.load_docker(&bringing)
     } else {
         Err(Fail::usage(
             "this is not an archive of images: it has neither manifest.json nor index.json",
@@ -449,6 +468,19 @@ impl Source for Blobs<'_> {
     }
 }
 
+impl Source for Archive<'_> {
+    fn blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + '_>> {
+        let member = self.member(&format!("blobs/sha256/{}", layer.digest.hex()))?;
+        Ok(Box::new(Section::new(self.file, member)))
+    }
+}
+
+impl Layout for Archive<'_> {
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        self.read(name)
+    }
+}
+
 impl<'f> Archive<'f> {
     fn scan(file: &'f File) -> Result<Self> {
         let whole = Member {
@@ -542,11 +574,19 @@ impl<'f> Archive<'f> {
         Ok(content)
     }
 
-    fn load_docker(&self, store: &Store, ids: Ids, progress: &dyn Progress) -> Result<Vec<Loaded>> {
+    fn load_docker(&self, bringing: &Bringing<'_>) -> Result<Vec<Loaded>> {
         let saved: Vec<Saved> =
             manifest::read(&self.read("manifest.json")?, "the archive's manifest.json")?;
         let mut loaded = Vec::new();
         for image in &saved {
+            let names = image
+                .repo_tags
+                .iter()
+                .map(|name| Reference::parse(name))
+                .collect::<Result<Vec<_>, _>>()?;
+            if !bringing.wants(None, &names) {
+                continue;
+            }
             let config_bytes = self.read(&image.config)?;
             let config: ImageConfig = manifest::read(&config_bytes, "the image's configuration")?;
             if config.rootfs.diff_ids.len() != image.layers.len() {
@@ -568,11 +608,6 @@ impl<'f> Archive<'f> {
                 blobs.places.insert(layer.digest.clone(), member.clone());
                 layers.push(layer);
             }
-            let names = image
-                .repo_tags
-                .iter()
-                .map(|name| Reference::parse(name))
-                .collect::<Result<Vec<_>, _>>()?;
             let manifest = manifest_of(&config_bytes, layers)?;
             let new = NewImage {
                 manifest: &manifest,
@@ -581,9 +616,9 @@ impl<'f> Archive<'f> {
                 name: names.first(),
                 pulled: None,
             };
-            loaded.push(finish(store, &new, &blobs, &names, ids, progress)?);
+            loaded.push(bringing.finish(&new, &blobs, &names)?);
         }
-        Ok(loaded)
+        bringing.found(loaded)
     }
 
     /// A layer without a descriptor: it is plain as a rule, and then its digest is its DiffID.
@@ -608,111 +643,6 @@ impl<'f> Archive<'f> {
         };
         Ok(layer_descriptor(digest, member.size, packing))
     }
-
-    fn load_oci(&self, store: &Store, ids: Ids, progress: &dyn Progress) -> Result<Vec<Loaded>> {
-        let blobs = Blobs {
-            file: self.file,
-            places: self
-                .members
-                .iter()
-                .filter_map(|(name, member)| {
-                    let hex = name.strip_prefix("blobs/sha256/")?;
-                    let digest = Digest::parse(&format!("sha256:{hex}")).ok()?; // no blob of ours
-                    (member.link.is_none()).then(|| (digest, member.clone()))
-                })
-                .collect(),
-        };
-        let index: manifest::Index =
-            manifest::read(&self.read("index.json")?, "the archive's index.json")?;
-        let mut loaded: Vec<Loaded> = Vec::new();
-        for entry in &index.manifests {
-            let names: Vec<Reference> = entry_name(entry).into_iter().collect();
-            let mut entry = entry.clone();
-            let mut depth = 0;
-            let (bytes, manifest) = loop {
-                let bytes = self.checked(&entry)?;
-                match manifest::parse(&bytes, Some(&entry.media_type))? {
-                    Document::Manifest(manifest) => break (bytes, manifest),
-                    Document::Index(inner) if depth < LINKS => {
-                        depth += 1;
-                        entry = inner.choose(&Platform::host())?.clone();
-                    }
-                    Document::Index(_) => {
-                        return Err(Fail::corrupt("the archive's indexes lead in a circle").into());
-                    }
-                }
-            };
-            let config_bytes = self.checked(&manifest.config)?;
-            let media_type = match manifest.media_type.as_deref() {
-                Some(said) => said,
-                None if entry.media_type.is_empty() => manifest::OCI_MANIFEST,
-                None => &entry.media_type,
-            };
-            let new = NewImage {
-                manifest: &bytes,
-                media_type,
-                config: &config_bytes,
-                name: names.first(),
-                pulled: None,
-            };
-            let image = finish(store, &new, &blobs, &names, ids, progress)?;
-            match loaded.iter_mut().find(|known| known.id == image.id) {
-                Some(known) => known.names.extend(image.names),
-                None => loaded.push(image),
-            }
-        }
-        if loaded.is_empty() {
-            return Err(Fail::corrupt("the archive has no image").into());
-        }
-        Ok(loaded)
-    }
-
-    /// A manifest or configuration, with its digest checked.
-    fn checked(&self, wanted: &Descriptor) -> Result<Vec<u8>> {
-        let bytes = self.read(&format!("blobs/sha256/{}", wanted.digest.hex()))?;
-        if Digest::of(&bytes) != wanted.digest {
-            return Err(Fail::corrupt(format!(
-                "the archive's content {} is damaged",
-                wanted.digest
-            ))
-            .hint("fetch or save it again")
-            .into());
-        }
-        Ok(bytes)
-    }
-}
-
-fn finish(
-    store: &Store,
-    new: &NewImage<'_>,
-    blobs: &Blobs<'_>,
-    names: &[Reference],
-    ids: Ids,
-    progress: &dyn Progress,
-) -> Result<Loaded> {
-    let image = pull::bring(store, new, blobs, ids, progress)?;
-    let images = Images::open(store);
-    for name in names.iter().skip(1) {
-        images.tag(&image.id, name)?;
-    }
-    Ok(Loaded {
-        names: names.to_vec(),
-        id: image.id,
-    })
-}
-
-/// The name in an OCI archive: in full where containerd or docker wrote it. `ref.name` is often a bare
-/// tag, which names nothing.
-fn entry_name(entry: &Descriptor) -> Option<Reference> {
-    let text = match entry.annotations.get(CONTAINERD_NAME) {
-        Some(text) => text,
-        None => entry.annotations.get(REF_NAME).filter(|text| {
-            let version = text.trim_start_matches('v');
-            text.contains(['/', ':'])
-                || !(*text == "latest" || version.starts_with(|first: char| first.is_ascii_digit()))
-        })?,
-    };
-    Reference::parse(text).ok() // other tools take names that no registry would
 }
 
 /// A path in an archive without `.`, `..` and doubled slashes.

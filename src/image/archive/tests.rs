@@ -23,7 +23,7 @@ impl Home {
     }
 
     fn load(&self, content: &[u8]) -> Result<Vec<Loaded>> {
-        load(&self.1, self.file(content), Ids::Single, &Silent)
+        load(&self.1, self.file(content), None, Ids::Single, &Silent)
     }
 
     fn import(&self, content: &[u8], options: &ImportOptions) -> Result<Digest> {
@@ -127,7 +127,7 @@ fn oci_archive(name: &str, layer_blob: &[u8]) -> Vec<u8> {
     );
     entry
         .annotations
-        .insert(REF_NAME.to_owned(), name.to_owned());
+        .insert(crate::image::store::REF_NAME.to_owned(), name.to_owned());
     let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
     let path = |content: &[u8]| format!("blobs/sha256/{}", Digest::of(content).hex());
     tar_of(&[

@@ -6,11 +6,13 @@
 //! Source: OCI distribution specification, "Pull"; docker's token authentication specification.
 
 mod body;
+mod listing;
 mod proxy;
 mod token;
 mod transport;
 mod trouble;
 mod trust;
+mod upload;
 
 #[cfg(test)]
 mod tests;
@@ -21,19 +23,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use ureq::http::{HeaderMap, StatusCode, Uri};
+use ureq::http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::auth;
 use super::manifest::{ACCEPTED, Descriptor, MAX_DOCUMENT};
 use super::reference::{DOCKER_HUB, Digest, Reference};
+use super::registries::Registries;
 use crate::error::Fail;
 use body::read_all;
 use token::{Challenge, Pass};
-use transport::{Answer, Question, Transport};
+use transport::{Answer, Content, Question, Transport};
 use trouble::{codes, told};
 
 pub use body::{BlobBody, BlobStream, is_resumable};
 pub use proxy::Proxies;
+pub use upload::{Blob, Uploaded};
 
 /// Where docker.io really is.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
@@ -47,27 +51,35 @@ pub struct ClientOptions {
     pub insecure: Vec<String>,
     /// Files with logins, see [`auth::files`].
     pub auth_files: Vec<PathBuf>,
+    /// A login that was given with the command, in place of those in files.
+    pub login: Option<auth::Login>,
     /// Ways out.
     pub proxies: Proxies,
     /// How long to try.
     pub patience: Patience,
+    /// Mirrors and other places.
+    pub registries: Registries,
 }
 
 impl ClientOptions {
-    /// As the environment says: `RL_INSECURE_REGISTRIES`, the usual files, the usual proxies.
-    #[must_use]
-    pub fn from_environment() -> Self {
+    /// As the environment says: `RL_INSECURE_REGISTRIES`, the usual files of logins and registries, the usual proxies.
+    ///
+    /// # Errors
+    /// Those of [`Registries::load`].
+    pub fn from_environment() -> Result<Self> {
         let insecure = std::env::var("RL_INSECURE_REGISTRIES").unwrap_or_default(); // none are named
-        Self {
+        Ok(Self {
             insecure: insecure
                 .split([',', ' '])
                 .filter(|registry| !registry.is_empty())
                 .map(str::to_ascii_lowercase)
                 .collect(),
             auth_files: auth::files(),
+            login: None,
             proxies: Proxies::from_environment(),
             patience: Patience::default(),
-        }
+            registries: Registries::load()?,
+        })
     }
 }
 
@@ -182,13 +194,50 @@ pub struct Client {
     /// The server that has the API, with its port.
     host: String,
     auth_files: Vec<PathBuf>,
+    login: Option<auth::Login>,
     patience: Patience,
     transport: Transport,
     /// `https` or `http`, once it is known.
     scheme: Mutex<Option<&'static str>>,
-    /// By repository. Locked while a token is fetched, so that all threads wait for the same one.
+    /// By what they allow, see [`Access::scope`]. Locked while a token is fetched, so that all threads wait for the same one.
     passes: Mutex<HashMap<String, Shown>>,
     notes: Mutex<Vec<String>>,
+}
+
+/// What we want to do, and so what a pass must allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access<'a> {
+    /// Prove who we are.
+    Login,
+    /// List repositories.
+    Catalog,
+    /// Read this repository.
+    Pull(&'a str),
+    /// Write to the first repository, and read the second.
+    Push(&'a str, Option<&'a str>),
+}
+
+impl<'a> Access<'a> {
+    /// Source: docker's token authentication specification, "Token scope".
+    fn scope(self) -> String {
+        match self {
+            Access::Login => String::new(),
+            Access::Catalog => "registry:catalog:*".to_owned(),
+            Access::Pull(repository) => format!("repository:{repository}:pull"),
+            Access::Push(to, None) => format!("repository:{to}:pull,push"),
+            Access::Push(to, Some(from)) => {
+                format!("repository:{to}:pull,push repository:{from}:pull")
+            }
+        }
+    }
+
+    /// Empty where none is meant.
+    fn repository(self) -> &'a str {
+        match self {
+            Access::Login | Access::Catalog => "",
+            Access::Pull(repository) | Access::Push(repository, _) => repository,
+        }
+    }
 }
 
 /// A pass and whose it is: the file with the login, or nobody's.
@@ -229,6 +278,7 @@ impl Client {
             registry: registry.to_owned(),
             host: host.to_owned(),
             auth_files: options.auth_files,
+            login: options.login,
             patience: options.patience,
             transport: Transport::new(registry, insecure, options.proxies),
             scheme: Mutex::new(None),
@@ -258,11 +308,11 @@ impl Client {
         let mut hurry = Hurry::new(self.patience);
         loop {
             let answer = self
-                .fetch(repository, &path, &question, &mut hurry)
+                .fetch(Access::Pull(repository), &path, &question, &mut hurry)
                 .with_context(|| format!("getting {asked}"))?;
             if answer.response.status() != StatusCode::OK {
                 return Err(self
-                    .refusal(answer, repository, &asked, Some(wanted))
+                    .refusal(answer, Access::Pull(repository), &asked, Some(wanted))
                     .into());
             }
             let host = transport::host_of(&answer.uri);
@@ -306,7 +356,7 @@ impl Client {
         }
         let mut hurry = Hurry::new(self.patience);
         let answer = self
-            .fetch(repository, &path, &question, &mut hurry)
+            .fetch(Access::Pull(repository), &path, &question, &mut hurry)
             .with_context(|| format!("getting {asked}"))?;
         let host = transport::host_of(&answer.uri);
         let begins = match answer.response.status() {
@@ -322,7 +372,10 @@ impl Client {
                 }
                 offset
             }
-            _ => return Err(self.refusal(answer, repository, &asked, None).into()),
+            _ => {
+                let access = Access::Pull(repository);
+                return Err(self.refusal(answer, access, &asked, None).into());
+            }
         };
         let remaining = blob.size.saturating_sub(begins);
         let body = answer.response.into_body();
@@ -343,23 +396,34 @@ impl Client {
     /// Asks for `path` of the API, showing a pass when one is wanted. Any status is an answer.
     fn fetch(
         &self,
-        repository: &str,
+        access: Access<'_>,
         path: &str,
-        question: &Question,
+        question: &Question<'_>,
         hurry: &mut Hurry,
     ) -> Result<Answer> {
         let text = format!("{}://{}/v2/{path}", self.scheme()?, self.host);
         let uri: Uri = text
             .parse()
             .map_err(|_| Fail::usage(format!("`{}` is not an address", text.escape_debug())))?;
+        self.fetch_at(access, &uri, question, hurry)
+    }
+
+    /// As [`Client::fetch`], where the registry itself said to what address.
+    fn fetch_at(
+        &self,
+        access: Access<'_>,
+        uri: &Uri,
+        question: &Question<'_>,
+        hurry: &mut Hurry,
+    ) -> Result<Answer> {
         let mut question = question.clone();
         question.authorization = lock(&self.passes)
-            .get(repository)
+            .get(&access.scope())
             .filter(|shown| shown.pass.is_fresh())
             .map(|shown| shown.pass.header.clone());
         // Twice: the pass at hand may have been withdrawn.
         for _ in 0..2 {
-            let answer = self.patiently(&uri, &question, hurry)?;
+            let answer = self.patiently(uri, &question, hurry)?;
             if answer.response.status() != StatusCode::UNAUTHORIZED || answer.moved {
                 return Ok(answer);
             }
@@ -370,18 +434,26 @@ impl Client {
                 return Ok(answer);
             };
             let refused = question.authorization.as_deref();
-            match self.authorize(repository, &challenge, refused, hurry)? {
+            match self.authorize(access, &challenge, refused, hurry)? {
                 Some(header) => question.authorization = Some(header),
                 None => return Ok(answer),
             }
         }
-        self.patiently(&uri, &question, hurry).map_err(Into::into)
+        self.patiently(uri, &question, hurry).map_err(Into::into)
     }
 
     /// Asks until there is an answer that will not change by asking again, or patience ends.
-    fn patiently(&self, uri: &Uri, question: &Question, hurry: &mut Hurry) -> Result<Answer, Fail> {
+    fn patiently(
+        &self,
+        uri: &Uri,
+        question: &Question<'_>,
+        hurry: &mut Hurry,
+    ) -> Result<Answer, Fail> {
+        // How much of a blob arrived must be asked first: see `upload`.
+        let once = matches!(question.content, Content::Part(_));
         loop {
             match self.transport.ask(uri, question) {
+                Ok(answer) if once => return Ok(answer),
                 Ok(answer) => {
                     let pause = match answer.response.status().as_u16() {
                         429 | 503 => retry_after(answer.response.headers()),
@@ -392,7 +464,7 @@ impl Client {
                         return Ok(answer);
                     }
                 }
-                Err(trouble) if trouble.again && hurry.wait(None) => {}
+                Err(trouble) if trouble.again && !once && hurry.wait(None) => {}
                 Err(trouble) => return Err(trouble.fail),
             }
         }
@@ -426,30 +498,21 @@ impl Client {
     /// Gets a pass that is not the `refused` one. `None`: there is no login to answer the challenge with.
     fn authorize(
         &self,
-        repository: &str,
+        access: Access<'_>,
         challenge: &Challenge,
         refused: Option<&str>,
         hurry: &mut Hurry,
     ) -> Result<Option<String>> {
+        let own = access.scope();
         let mut passes = lock(&self.passes);
         // Another thread may have got one meanwhile.
-        if let Some(shown) = passes.get(repository)
+        if let Some(shown) = passes.get(&own)
             && shown.pass.is_fresh()
             && refused != Some(&shown.pass.header)
         {
             return Ok(Some(shown.pass.header.clone()));
         }
-        let credentials = match auth::find(&self.auth_files, &self.registry, repository)? {
-            auth::Found::Login(credentials) => Some(credentials),
-            auth::Found::Nothing => None,
-            auth::Found::OutOfReach(why) => {
-                self.note(format!(
-                    "continuing without a login for {}: {why}",
-                    self.registry
-                ));
-                None
-            }
-        };
+        let credentials = self.credentials(access.repository())?;
         let shown = match challenge {
             Challenge::Basic => match &credentials {
                 Some(auth::Credentials {
@@ -473,7 +536,6 @@ impl Client {
                 service,
                 scope,
             } => {
-                let own = format!("repository:{repository}:pull");
                 let offer = Offer {
                     realm,
                     service: service.as_deref(),
@@ -486,8 +548,28 @@ impl Client {
             return Ok(None);
         };
         let header = shown.pass.header.clone();
-        passes.insert(repository.to_owned(), shown);
+        passes.insert(own, shown);
         Ok(Some(header))
+    }
+
+    fn credentials(&self, repository: &str) -> Result<Option<auth::Credentials>> {
+        if let Some(login) = &self.login {
+            return Ok(Some(auth::Credentials {
+                login: login.clone(),
+                source: "the command line".to_owned(),
+            }));
+        }
+        match auth::find(&self.auth_files, &self.registry, repository)? {
+            auth::Found::Login(credentials) => Ok(Some(credentials)),
+            auth::Found::Nothing => Ok(None),
+            auth::Found::OutOfReach(why) => {
+                self.note(format!(
+                    "continuing without a login for {}: {why}",
+                    self.registry
+                ));
+                Ok(None)
+            }
+        }
     }
 
     /// A token, by the login; when that is refused, for nobody in particular: old logins lie about.
@@ -504,6 +586,16 @@ impl Client {
                         pass,
                         source: Some(credentials.source.clone()),
                     });
+                }
+                // Given for this very command: doing without it would be another command.
+                Err(refusal) if self.login.is_some() => {
+                    return Err(Fail::denied(format!(
+                        "{} refuses the login: {refusal}",
+                        self.registry
+                    ))
+                    .hint("check user name and password")
+                    .code("RL-I03")
+                    .into());
                 }
                 Err(refusal) => self.note(format!(
                     "{} refuses the login from {} ({refusal}); continuing without",
@@ -554,7 +646,11 @@ impl Client {
         }
         let question = Question {
             authorization: request.authorization,
-            form: request.form,
+            method: match &request.form {
+                None => Method::GET,
+                Some(_) => Method::POST,
+            },
+            content: request.form.map_or(Content::None, Content::Form),
             ..Question::default()
         };
         let answer = self
@@ -599,7 +695,7 @@ impl Client {
             .iter()
             .fold(fail, |fail, note| fail.hint(note.clone()));
         fail.hint(format!(
-            "log in with `podman login {registry}` or `docker login {registry}`; `rl` reads the same files"
+            "log in with `rl login {registry}`; logins of podman and docker count, too"
         ))
         .code("RL-I03")
     }
@@ -608,7 +704,7 @@ impl Client {
     fn refusal(
         &self,
         answer: Answer,
-        repository: &str,
+        access: Access<'_>,
         asked: &str,
         wanted: Option<Wanted<'_>>,
     ) -> Fail {
@@ -620,12 +716,16 @@ impl Client {
         let bytes = read_all(body, MAX_SMALL, &host, until).unwrap_or_default(); // the status says enough
         let told = told(status, &bytes);
         let source = lock(&self.passes)
-            .get(repository)
+            .get(&access.scope())
             .and_then(|shown| shown.source.clone());
         let registry = &self.registry;
+        let repository = access.repository();
         match status.as_u16() {
             401 | 403 if !answer.moved => {
                 let fail = Fail::denied(match &source {
+                    _ if !matches!(access, Access::Pull(_)) => {
+                        format!("{registry} does not let us {asked} ({told})")
+                    }
                     None => format!(
                         "{registry} has no public image `{repository}`: it does not exist, or needs a login ({told})"
                     ),
@@ -633,7 +733,7 @@ impl Client {
                 });
                 self.login_hints(fail, source.as_deref())
             }
-            404 if !answer.moved => {
+            404 if !answer.moved && matches!(access, Access::Pull(_)) => {
                 let unknown_name = codes(&bytes).iter().any(|code| code == "NAME_UNKNOWN");
                 let what = match wanted {
                     _ if unknown_name => format!("image `{repository}`"),
@@ -654,6 +754,9 @@ impl Client {
                 self.login_hints(fail, None)
             }
             416 => Fail::corrupt(format!("`{host}` has less of {asked} than it should")),
+            _ if !matches!(access, Access::Pull(_)) => {
+                Fail::network(format!("`{host}` answers {told} when we {asked}")).code("RL-I03")
+            }
             _ => Fail::network(format!("`{host}` answers {told} when asked for {asked}"))
                 .code("RL-I03"),
         }

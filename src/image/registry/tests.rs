@@ -114,17 +114,22 @@ fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 fn client(registry: &str, auth_files: Vec<PathBuf>) -> Client {
-    let options = ClientOptions {
+    Client::new(registry, options(auth_files)).unwrap()
+}
+
+fn options(auth_files: Vec<PathBuf>) -> ClientOptions {
+    ClientOptions {
         insecure: Vec::new(),
         auth_files,
+        login: None,
         proxies: Proxies::default(),
         patience: Patience {
             attempts: 3,
             first_pause: Duration::from_millis(1),
             total: Duration::from_secs(20),
         },
-    };
-    Client::new(registry, options).unwrap()
+        registries: Registries::default(),
+    }
 }
 
 fn fail<T: std::fmt::Debug>(result: Result<T>) -> Fail {
@@ -286,7 +291,7 @@ fn basic_authentication_is_tried_once() {
     let anonymous = fail(server.client().manifest("a", Wanted::Tag("1")));
     assert_eq!(anonymous.kind, Kind::Denied);
     assert!(
-        anonymous.hints.concat().contains("docker login"),
+        anonymous.hints.concat().contains("rl login"),
         "{anonymous:?}"
     );
 
@@ -555,4 +560,243 @@ fn a_client_is_shared_and_its_streams_are_sent() {
     fn sent<T: Send>() {}
     shared::<Client>();
     sent::<BlobBody>();
+}
+
+/// A registry that takes uploads; `answer` may say something else first.
+fn taker(answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static) -> Server {
+    Server::start(move |request| {
+        if let Some(own) = answer(request) {
+            return own;
+        }
+        let method = request.line.split(' ').next().unwrap();
+        match method {
+            "HEAD" => reply("404 Not Found", "", b""),
+            "POST" => reply("202 Accepted", "Location: /upload/1?_state=a\r\n", b""),
+            "PATCH" => reply("202 Accepted", "Location: /upload/1?_state=b\r\n", b""),
+            "PUT" => reply("201 Created", "", b""),
+            _ => reply("404 Not Found", "", b""),
+        }
+    })
+}
+
+fn upload(server: &Server, bytes: &[u8], from: Option<&str>) -> Result<Uploaded> {
+    use std::os::unix::fs::FileExt as _;
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+    let blob = Blob {
+        digest: &Digest::of(bytes),
+        file: Some(&file),
+        size: bytes.len() as u64,
+        from,
+    };
+    server.client().upload("a/b", &blob, &|_| ())
+}
+
+#[test]
+fn a_blob_is_sent_whole_and_named_by_its_digest() {
+    let server = taker(|_| None);
+    assert_eq!(
+        upload(&server, b"0123456789", None).unwrap(),
+        Uploaded::Sent
+    );
+    let sent = server.asked("PATCH /upload/1?_state=a ");
+    assert_eq!(sent[0].body, "0123456789");
+    assert_eq!(sent[0].header("content-range"), None);
+    let commit = &server.asked("PUT /upload/1?_state=b&digest=sha256%3A")[0];
+    assert_eq!(commit.header("content-length"), Some("0"));
+}
+
+#[test]
+fn a_blob_that_is_there_is_not_sent() {
+    let server = taker(|request| {
+        request
+            .line
+            .starts_with("HEAD")
+            .then(|| reply("200 OK", "", b""))
+    });
+    assert_eq!(upload(&server, b"x", Some("c")).unwrap(), Uploaded::Exists);
+    assert!(server.asked("POST").is_empty());
+}
+
+#[test]
+fn a_blob_of_another_repository_is_mounted_where_the_registry_does_that() {
+    for (status, expected) in [
+        ("201 Created", Uploaded::Mounted("c".to_owned())),
+        ("202 Accepted", Uploaded::Sent),
+        ("403 Forbidden", Uploaded::Sent),
+    ] {
+        let server = taker(move |request| {
+            let mounts =
+                request.line.contains("mount=sha256:") && request.line.contains("&from=c ");
+            mounts.then(|| reply(status, "Location: /upload/1?_state=a\r\n", b""))
+        });
+        assert_eq!(
+            upload(&server, b"x", Some("c")).unwrap(),
+            expected,
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn an_upload_that_breaks_goes_on_where_it_broke() {
+    let server = taker(|request| {
+        if request.line.starts_with("PATCH") && request.header("content-range").is_none() {
+            return Some(reply("503 Service Unavailable", "", b""));
+        }
+        let state = "Location: /upload/1?_state=c\r\nRange: 0-3\r\n";
+        request
+            .line
+            .starts_with("GET /upload/1?")
+            .then(|| reply("204 No Content", state, b""))
+    });
+    assert_eq!(
+        upload(&server, b"0123456789", None).unwrap(),
+        Uploaded::Sent
+    );
+    let rest = &server.asked("PATCH /upload/1?_state=c ")[0];
+    assert_eq!(rest.body, "456789");
+    assert_eq!(rest.header("content-range"), Some("4-9"));
+}
+
+#[test]
+fn an_upload_that_the_registry_forgot_begins_anew() {
+    let tries = std::sync::atomic::AtomicU32::new(0);
+    let server = taker(move |request| {
+        let first = request.line.starts_with("PATCH")
+            && tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        first.then(|| reply("500 Internal Server Error", "", b""))
+    });
+    assert_eq!(
+        upload(&server, b"0123456789", None).unwrap(),
+        Uploaded::Sent
+    );
+    assert_eq!(server.asked("POST").len(), 2);
+    assert_eq!(server.asked("PATCH").len(), 2);
+}
+
+#[test]
+fn a_registry_that_takes_little_at_once_gets_chunks() {
+    let server = taker(|request| {
+        let length: u64 = request.header("content-length")?.parse().unwrap();
+        (length > 16 << 20).then(|| reply("413 Too Large", "", b""))
+    });
+    let bytes = vec![b'x'; 17 << 20];
+    assert_eq!(upload(&server, &bytes, None).unwrap(), Uploaded::Sent);
+    let ranges: Vec<_> = server
+        .asked("PATCH")
+        .iter()
+        .filter_map(|request| request.header("content-range").map(str::to_owned))
+        .collect();
+    assert_eq!(ranges, ["0-16777215", "16777216-17825791"]);
+}
+
+#[test]
+fn an_upload_elsewhere_gets_no_pass() {
+    let elsewhere = taker(|_| None);
+    let address = elsewhere.address.clone();
+    let server = taker(move |request| {
+        let place = format!("Location: http://{address}/upload/1?_state=a\r\n");
+        if request.header("authorization").is_none() {
+            let challenge = "WWW-Authenticate: Basic realm=x\r\n";
+            return Some(reply("401 Unauthorized", challenge, b""));
+        }
+        request
+            .line
+            .starts_with("POST")
+            .then(|| reply("202 Accepted", &place, b""))
+    });
+    let (_dir, files) = auth_file(&server.address, LOGIN);
+    let client = client(&server.address, files);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4).unwrap();
+    let blob = Blob {
+        digest: &Digest::of(&[0; 4]),
+        file: Some(&file),
+        size: 4,
+        from: None,
+    };
+    assert_eq!(
+        client.upload("a/b", &blob, &|_| ()).unwrap(),
+        Uploaded::Sent
+    );
+    let sent = elsewhere.asked("PATCH");
+    assert_eq!((sent.len(), sent[0].header("authorization")), (1, None));
+}
+
+#[test]
+fn tokens_for_pushing_and_mounting_name_all_they_need() {
+    let server = with_tokens("");
+    // It answers 200 to everything that shows a token, so that the blob counts as there.
+    assert_eq!(upload(&server, b"x", None).unwrap(), Uploaded::Exists);
+    let scope = "scope=repository%3Aa%2Fb%3Apull%2Cpush";
+    assert_eq!(server.asked(scope).len(), 1);
+    assert_eq!(
+        Access::Push("a", Some("b")).scope(),
+        "repository:a:pull,push repository:b:pull"
+    );
+}
+
+#[test]
+fn tags_are_listed_page_by_page_and_never_in_a_circle() {
+    let server = Server::start(|request| {
+        let (link, tags): (&str, &[u8]) = if request.line.contains("/circle/") {
+            (
+                "</v2/circle/tags/list?n=1>; rel=\"next\"",
+                br#"{"tags":["x"]}"#,
+            )
+        } else if request.line.contains("/leaves/") {
+            ("<http://127.0.0.1:1/>; rel=\"next\"", br#"{"tags":["x"]}"#)
+        } else if request.line.contains("last=2") {
+            ("", br#"{"tags":["3"]}"#)
+        } else if request.line.contains("/none/") {
+            ("", br#"{"tags":null}"#)
+        } else {
+            (
+                "</v2/a/tags/list?n=2&last=2>; rel=\"next\"",
+                br#"{"tags":["1","2"]}"#,
+            )
+        };
+        let link = if link.is_empty() {
+            String::new()
+        } else {
+            format!("Link: {link}\r\n")
+        };
+        reply("200 OK", &link, tags)
+    });
+    let client = server.client();
+    assert_eq!(client.tags("a").unwrap(), ["1", "2", "3"]);
+    assert!(client.tags("none").unwrap().is_empty());
+    assert_eq!(fail(client.tags("circle")).kind, Kind::Corrupt);
+    assert_eq!(fail(client.tags("leaves")).kind, Kind::Corrupt);
+}
+
+#[test]
+fn a_login_is_checked_with_and_without_tokens() {
+    let login = |password: &str| {
+        Some(auth::Login::Password {
+            user: "me".to_owned(),
+            password: password.to_owned(),
+        })
+    };
+    let tokens = with_tokens("Basic bWU6c2VjcmV0");
+    let basic = Server::start(|request| match request.header("authorization") {
+        Some("Basic bWU6c2VjcmV0") => reply("200 OK", "", b"{}"),
+        _ => reply(
+            "401 Unauthorized",
+            "WWW-Authenticate: Basic realm=x\r\n",
+            b"",
+        ),
+    });
+    for server in [&tokens, &basic] {
+        let check = |password| {
+            let options = ClientOptions {
+                login: login(password),
+                ..options(Vec::new())
+            };
+            Client::new(&server.address, options).unwrap().check_login()
+        };
+        check("secret").unwrap();
+        assert_eq!(fail(check("wrong")).kind, Kind::Denied);
+    }
 }

@@ -134,7 +134,7 @@ pub struct TokenRequest {
     pub form: Option<String>,
 }
 
-/// The request that buys a token.
+/// The request that buys a token for `scope`: several with spaces between them, or empty.
 #[must_use]
 pub fn request(
     realm: &str,
@@ -144,9 +144,10 @@ pub fn request(
 ) -> TokenRequest {
     let mut fields: Vec<(&str, &str)> = Vec::new();
     fields.extend(service.map(|service| ("service", service)));
-    fields.push(("scope", scope));
     match login {
         Some(Login::IdentityToken(token)) => {
+            // OAuth2 has them in one field (RFC 6749, section 3.3), docker's GET each in its own.
+            fields.extend((!scope.is_empty()).then_some(("scope", scope)));
             fields.push(("grant_type", "refresh_token"));
             fields.push(("client_id", "rl"));
             fields.push(("refresh_token", token));
@@ -157,6 +158,7 @@ pub fn request(
             }
         }
         Some(Login::Password { user, password }) => {
+            fields.extend(scope.split_whitespace().map(|scope| ("scope", scope)));
             fields.push(("account", user));
             TokenRequest {
                 address: with_query(realm, &fields),
@@ -164,11 +166,14 @@ pub fn request(
                 form: None,
             }
         }
-        None => TokenRequest {
-            address: with_query(realm, &fields),
-            authorization: None,
-            form: None,
-        },
+        None => {
+            fields.extend(scope.split_whitespace().map(|scope| ("scope", scope)));
+            TokenRequest {
+                address: with_query(realm, &fields),
+                authorization: None,
+                form: None,
+            }
+        }
     }
 }
 
@@ -185,7 +190,9 @@ fn encode(fields: &[(&str, &str)]) -> String {
     pairs.join("&")
 }
 
-fn percent(text: &str) -> String {
+/// For the question part of an address. Source: RFC 3986, section 2.1.
+#[must_use]
+pub fn percent(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -4,13 +4,16 @@
 //! way is told in words in `trouble`.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ureq::http::{Response, Uri};
+use ureq::http::{Method, Request, Response, Uri};
 use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, Body};
+use ureq::{Agent, AsSendBody as _, Body, RequestExt as _, SendBody};
 
 use super::proxy::{self, Proxies};
 use super::trouble::{self, Trouble};
@@ -20,19 +23,77 @@ use crate::image::resolver::{Resolver, is_localhost};
 
 /// A connection, with name look-up, proxy and TLS, must stand within this.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+/// After an upload: object stores put a large blob together before they answer.
+const COMMIT_LIMIT: Duration = Duration::from_secs(300);
 /// A server must say something within this.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: u32 = 5;
 
 /// What is asked of a server.
 #[derive(Debug, Clone, Default)]
-pub struct Question {
+pub struct Question<'q> {
+    /// GET by default.
+    pub method: Method,
     /// Header fields that go wherever redirects lead.
     pub headers: Vec<(&'static str, String)>,
     /// `Authorization`, which goes to the first server only.
     pub authorization: Option<String>,
-    /// Sent by POST as a form; without it the request is a GET.
-    pub form: Option<String>,
+    /// What is sent along.
+    pub content: Content<'q>,
+}
+
+/// What a request brings to a server.
+#[derive(Debug, Clone, Default)]
+pub enum Content<'q> {
+    /// Nothing, as with every GET, HEAD and DELETE.
+    #[default]
+    None,
+    /// A form with secrets, which follows no redirect.
+    Form(String),
+    /// All of this.
+    Bytes(&'q [u8]),
+    /// A part of a file, which can be sent again.
+    Part(Part<'q>),
+}
+
+/// A part of a file.
+#[derive(Clone, Copy)]
+pub struct Part<'q> {
+    /// Read without moving its position.
+    pub file: &'q File,
+    /// Where the part begins.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Told how many bytes went out, each time some did.
+    pub sent: &'q (dyn Fn(u64) + Sync),
+}
+
+impl std::fmt::Debug for Part<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Part({} bytes from {})", self.length, self.offset)
+    }
+}
+
+/// A [`Part`] on its way.
+struct Sending<'q>(Part<'q>);
+
+impl Read for Sending<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = usize::try_from(self.0.length).unwrap_or(usize::MAX);
+        let end = buffer.len().min(most);
+        let count = self.0.file.read_at(&mut buffer[..end], self.0.offset)?;
+        if count == 0 && end > 0 {
+            // Nobody of ours shortens a file of the store.
+            return Err(std::io::Error::other(Fail::corrupt(
+                "a file of the store became shorter while it was sent",
+            )));
+        }
+        self.0.offset += count as u64;
+        self.0.length -= count as u64;
+        (self.0.sent)(count as u64);
+        Ok(count)
+    }
 }
 
 /// Connections to one registry and wherever it sends us. Shared by threads.
@@ -85,7 +146,7 @@ impl Transport {
     ///
     /// # Errors
     /// When no answer came, or a redirect leads where it must not.
-    pub fn ask(&self, uri: &Uri, question: &Question) -> Result<Answer, Trouble> {
+    pub fn ask(&self, uri: &Uri, question: &Question<'_>) -> Result<Answer, Trouble> {
         let mut at = uri.clone();
         let mut question = question.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -98,8 +159,15 @@ impl Transport {
                     response,
                 });
             };
-            if question.form.is_some() {
+            if matches!(question.content, Content::Form(_)) {
                 return Err(Trouble::lasting(bad_redirect(&at, "a form with a secret")));
+            }
+            // The others would turn it into a GET. Source: RFC 9110, section 15.4.
+            if !matches!(question.method, Method::GET | Method::HEAD)
+                && !matches!(response.status().as_u16(), 307 | 308)
+            {
+                let what = format!("an upload by status {}", response.status().as_u16());
+                return Err(Trouble::lasting(bad_redirect(&at, &what)));
             }
             let next = location
                 .to_str()
@@ -127,7 +195,7 @@ impl Transport {
     fn one(
         &self,
         uri: &Uri,
-        question: &Question,
+        question: &Question<'_>,
         tls: Option<Tls>,
     ) -> Result<Response<Body>, Trouble> {
         let encrypted = uri.scheme_str() == Some("https");
@@ -138,30 +206,52 @@ impl Transport {
         });
         let proxy = self.proxies.for_uri(uri);
         let agent = self.agent(tls, proxy).map_err(Trouble::lasting)?;
-        let mut headers = question.headers.clone();
-        if let Some(authorization) = &question.authorization {
-            headers.push(("authorization", authorization.clone()));
+        let explain = |error| trouble::explain(error, uri, &self.registry, proxy);
+        let mut request = Request::builder()
+            .method(question.method.clone())
+            .uri(uri.clone());
+        for (name, value) in &question.headers {
+            request = request.header(*name, value);
         }
-        let answered = match &question.form {
-            None => {
-                let request = headers
-                    .iter()
-                    .fold(agent.get(uri), |request, (name, value)| {
-                        request.header(*name, value)
-                    });
-                request.call()
-            }
-            Some(form) => {
-                let request = headers
-                    .iter()
-                    .fold(agent.post(uri), |request, (name, value)| {
-                        request.header(*name, value)
-                    })
-                    .header("content-type", "application/x-www-form-urlencoded");
-                request.send(form)
-            }
+        if let Some(authorization) = &question.authorization {
+            request = request.header("authorization", authorization);
+        }
+        let run = |request: ureq::http::request::Builder, body: SendBody<'_>| {
+            let request = request.body(body).map_err(|error| explain(error.into()))?;
+            let limit = match question.content {
+                Content::None | Content::Form(_) => IDLE_LIMIT,
+                Content::Bytes(_) | Content::Part(_) => COMMIT_LIMIT,
+            };
+            request
+                .with_agent(&agent)
+                .configure()
+                .timeout_recv_response(Some(limit))
+                .build()
+                .run()
+                .map_err(explain)
         };
-        answered.map_err(|error| trouble::explain(error, uri, &self.registry, proxy))
+        match &question.content {
+            Content::None => run(request, SendBody::none()),
+            Content::Form(form) => {
+                let mut form = form.as_str();
+                run(
+                    request.header("content-type", "application/x-www-form-urlencoded"),
+                    form.as_body(),
+                )
+            }
+            Content::Bytes(bytes) => {
+                let mut bytes = *bytes;
+                run(request, bytes.as_body())
+            }
+            Content::Part(part) => {
+                let length = part.length;
+                let mut sending = Sending(*part);
+                run(
+                    request.header("content-length", length),
+                    SendBody::from_reader(&mut sending),
+                )
+            }
+        }
     }
 
     fn agent(&self, tls: Tls, proxy: Option<&str>) -> Result<Agent, Fail> {
@@ -252,7 +342,8 @@ pub fn is_loopback(uri: &Uri) -> bool {
 }
 
 /// Where `location` leads from `base`. Source: RFC 3986, section 5.2; paths are not tidied.
-fn join(base: &Uri, location: &str) -> Option<Uri> {
+#[must_use]
+pub fn join(base: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
     let text = if location.starts_with("http://") || location.starts_with("https://") {
         location.to_owned()

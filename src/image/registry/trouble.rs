@@ -149,6 +149,20 @@ fn explain_tls(error: &rustls::Error, host: &str, registry: &str) -> Trouble {
             not_tls: true,
         };
     }
+    if let Error::AlertReceived(
+        rustls::AlertDescription::BadCertificate | rustls::AlertDescription::CertificateRequired,
+    ) = error
+    {
+        let dir = certificate_dirs(registry);
+        let dir = dir
+            .first()
+            .map_or_else(String::new, |dir| dir.display().to_string());
+        return Trouble::lasting(
+            Fail::denied(format!("`{host}` wants a client certificate that it knows"))
+                .hint(format!("put it into {dir}: client.cert with client.key"))
+                .code("RL-I03"),
+        );
+    }
     let Error::InvalidCertificate(bad) = error else {
         return Trouble::lasting(
             Fail::network(format!("no TLS connection to `{host}`: {error}")).code("RL-I03"),

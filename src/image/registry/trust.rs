@@ -186,10 +186,35 @@ fn client_certificate(dir: &Path) -> Result<Option<ClientCert>, Fail> {
         std::fs::read(&key_path).map_err(|error| bad_certificate(&key_path, &error.to_string()))?;
     let key = PrivateKey::from_pem(&bytes)
         .map_err(|error| bad_certificate(&key_path, &error.to_string()))?;
-    Ok(Some(ClientCert::new_with_certs(
-        &read_certificates(&path)?,
-        key,
-    )))
+    let certificates = read_certificates(&path)?;
+    check_pair(&certificates, &bytes).map_err(|error| {
+        Fail::usage(format!(
+            "cannot use the certificate `{}` with the key `{}`: {error}",
+            path.display(),
+            key_path.display()
+        ))
+        .hint("they must belong together, and the certificate be of X.509 version 3")
+        .code("RL-I03")
+    })?;
+    Ok(Some(ClientCert::new_with_certs(&certificates, key)))
+}
+
+/// Whether TLS can be spoken with them: ureq takes for granted that it can, and would panic.
+fn check_pair(certificates: &[Certificate<'_>], key: &[u8]) -> Result<(), rustls::Error> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let chain = certificates
+        .iter()
+        .map(|certificate| CertificateDer::from(certificate.der().to_vec()))
+        .collect();
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_client_auth_cert(chain, key)
+        .map(|_| ())
 }
 
 #[cfg(test)]

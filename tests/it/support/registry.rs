@@ -213,3 +213,69 @@ impl State {
         Ok(())
     }
 }
+
+/// A line to a server that is cut, as a bad network does.
+#[derive(Debug)]
+pub struct Cutter {
+    address: SocketAddr,
+    cuts: Arc<AtomicU64>,
+}
+
+impl Cutter {
+    /// Passes everything on to `target`, but ends a connection as soon as more than `limit` bytes went one way,
+    /// the first `cuts` times that happens.
+    pub fn start(target: &str, limit: u64, cuts: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let left = Arc::new(AtomicU64::new(cuts));
+        let cutter = Self {
+            address,
+            cuts: Arc::clone(&left),
+        };
+        let target = target.to_owned();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let server = TcpStream::connect(&target).unwrap();
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let left = Arc::clone(&left);
+                    std::thread::spawn(move || pass_on(from, to, limit, &left));
+                }
+            }
+        });
+        cutter
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether all cuts were made.
+    pub fn is_done(&self) -> bool {
+        self.cuts.load(Ordering::SeqCst) == 0
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, limit: u64, cuts: &AtomicU64) {
+    use std::io::Read as _;
+    let mut passed = 0;
+    let mut buffer = [0; 16_384];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        passed += count as u64;
+        let one_less = |left: u64| left.checked_sub(1);
+        if passed > limit
+            && cuts
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+                .is_ok()
+        {
+            break;
+        }
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    // The other side may be gone already.
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
