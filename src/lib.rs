@@ -9,6 +9,8 @@ mod error;
 
 mod idmap;
 
+mod cgroup;
+
 mod net;
 
 mod paths;

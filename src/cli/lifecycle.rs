@@ -156,7 +156,7 @@ pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
         detach_keys: keys,
     };
     let (id, name) = (spec.id.clone(), spec.name.clone());
-    let (record, lock) = container::create(store, spec, &options)?;
+    let (record, lock) = container::create(store, spec, &options, &mut announce)?;
     let (here, there) = UnixStream::pair().context("making a socket pair")?;
     let watcher = (!args.detach).then_some(&there);
     let started = lifecycle::start_locked(&record, &lock, watcher, &mut announce);
@@ -204,7 +204,7 @@ pub fn create(args: &RunArgs, store: &Store) -> Result<u8> {
         sig_proxy: false,
         another_name: another_name(args),
     };
-    drop(container::create(store, spec, &options)?);
+    drop(container::create(store, spec, &options, &mut announce)?);
     output::print(&id)?;
     Ok(0)
 }

@@ -8,11 +8,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::foreground::{self, Attended};
 use super::record::Record;
-use super::settle;
 use super::state::Status;
+use super::{group, settle};
+use crate::cgroup::{Group, place};
 use crate::error::{self, Fail};
 use crate::idmap::Plan;
 use crate::spec::{ContainerSpec, Seccomp};
@@ -51,6 +53,7 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
     let state = record.state()?;
     let process = state
         .process
+        .clone()
         .filter(|_| state.status == Status::Running)
         .ok_or_else(|| not_running(&name))?;
     let pidfd = process.open().ok_or_else(|| not_running(&name))?;
@@ -68,8 +71,20 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let nothing = |none: bool| none.then(|| null.as_fd());
     let stdio = [nothing(!interactive), nothing(detached), nothing(detached)];
-    // The container's cgroup is joined here as soon as containers have one.
-    let (child, console) = parent::join(visit, &inside, stdio).map_err(|error| {
+    let group = group::of(&record.id, &state);
+    if group.as_ref().is_some_and(Group::is_frozen) {
+        return Err(Fail::conflict(format!("container `{name}` is paused"))
+            .hint(format!("let it go on first: rl unpause {name}"))
+            .into());
+    }
+    let mut joined = parent::join(visit.clone(), &inside, group.as_ref(), stdio);
+    if let (Err(error), Some(group)) = (&joined, &group)
+        && sys::errno_of(error) == Some(Errno::ACCESS)
+    {
+        place::come_near(group)?;
+        joined = parent::join(visit, &inside, Some(group), stdio);
+    }
+    let (child, console) = joined.map_err(|error| {
         // What has a name and a remedy explains itself.
         if error::find(&error).is_some() {
             error

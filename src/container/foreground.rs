@@ -15,7 +15,8 @@ use rustix::time::Timespec;
 
 use super::record::Record;
 use super::state::{self, State, Status};
-use super::{Machine, RunOptions, copy_root, order, write_new};
+use super::{Machine, RunOptions, copy_root, group, order, write_new};
+use crate::cgroup::Group;
 use crate::error::Fail;
 use crate::spec::Process;
 use crate::stage::parent::{self, Launch, Running};
@@ -37,7 +38,25 @@ pub fn run(
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
-    let order = order(record, machine)?;
+    let group = group::make(&record.spec()?)?;
+    let result = run_in(record, machine, options, group.as_ref(), say);
+    if group::end(group) {
+        super::emit(
+            record.store(),
+            &super::events::Event::container("oom", &record.spec()?),
+        );
+    }
+    result
+}
+
+fn run_in(
+    record: &Record,
+    machine: &Machine,
+    options: &RunOptions,
+    group: Option<&Group>,
+    say: &mut dyn FnMut(&str),
+) -> Result<u8> {
+    let order = order(record, machine, group)?;
     let process = &order.spec.process;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let stdin = (!process.interactive).then(|| null.as_fd());
@@ -48,13 +67,14 @@ pub fn run(
         plan,
         helpers,
         network: &machine.network,
+        group,
         stdio: [stdin, None, None],
     };
     let mut running = parent::start(&launch, say, &mut |root| {
         copy_root(record.store(), root, plan, helpers)
     })?;
     let (console, signals) = (running.console.take(), running.signals.take());
-    let result = note(record, &running).and_then(|()| {
+    let result = note(record, &running, group).and_then(|()| {
         if let Some(path) = &options.pidfile {
             write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
         }
@@ -77,13 +97,14 @@ pub fn run(
 }
 
 /// Lets others see that it runs. Not synced: after a crash of the machine nothing of it is left anyway.
-fn note(record: &Record, running: &Running) -> Result<()> {
+fn note(record: &Record, running: &Running, group: Option<&Group>) -> Result<()> {
     super::emit(
         record.store(),
         &super::events::Event::container("start", &record.spec()?),
     );
     let mut state = State::read(&record.dir())?;
     state.status = Status::Running;
+    state.cgroup = group.map(|group| group.path().to_owned());
     state.started = Some(state::now());
     state.process = state::Process::of(running.child.pid.as_raw_nonzero().get()).ok();
     state.owner = state::Process::of(rustix::process::getpid().as_raw_nonzero().get()).ok();

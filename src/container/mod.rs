@@ -7,6 +7,7 @@ pub mod events;
 pub mod exec;
 pub mod follow;
 mod foreground;
+pub mod group;
 pub mod lifecycle;
 pub mod logs;
 pub mod monitor;
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
+use crate::cgroup::{Group, limits};
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
@@ -58,9 +60,16 @@ pub fn create(
     store: &Store,
     mut spec: ContainerSpec,
     options: &RunOptions,
+    say: &mut dyn FnMut(&str),
 ) -> Result<(Record, Lock)> {
     spec.check()?;
     refuse_unbuilt(&spec)?;
+    let resources = &spec.cgroup.resources;
+    if !resources.is_empty() {
+        for notice in limits::check(resources, &limits::Host::read())? {
+            say(&notice);
+        }
+    }
     if let Some(path) = &options.cidfile {
         write_new(path, &spec.id)?;
     }
@@ -99,7 +108,7 @@ pub fn run(
 ) -> Result<u8> {
     let machine = Machine::look(&spec, say)?;
     record::sweep(store, &machine.plan, machine.helpers());
-    let (record, lock) = create(store, spec, options)?;
+    let (record, lock) = create(store, spec, options, say)?;
     let spec = record.spec()?;
     let result = foreground::run(&record, &machine, options, say);
     if let Ok(code) = &result {
@@ -296,7 +305,7 @@ fn make_volumes(store: &Store, spec: &ContainerSpec) -> Result<Vec<(String, Path
 }
 
 /// Everything pid 1 has to know, for one start.
-fn order(record: &Record, machine: &Machine) -> Result<Order> {
+fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Order> {
     let (store, dir, plan) = (record.store(), record.dir(), &machine.plan);
     let mut spec = record.spec()?;
     if machine.network == net::Chosen::Host {
@@ -337,6 +346,7 @@ fn order(record: &Record, machine: &Machine) -> Result<Order> {
         volumes: make_volumes(store, &spec)?,
         raise_loopback: machine.network.is_private(),
         wait_for_network: machine.network.has_helper(),
+        own_group: group.is_some(),
         spec,
     })
 }

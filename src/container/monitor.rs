@@ -22,7 +22,8 @@ use super::events::{self, Event};
 use super::logs::{Stream, Writer};
 use super::record::{Lock, Record};
 use super::state::{self, State, Status};
-use super::{Machine, copy_root, order};
+use super::{Machine, copy_root, group, order};
+use crate::cgroup::Group;
 use crate::error::{self, Fail};
 use crate::paths::{self, Store};
 use crate::spec::{ContainerSpec, Restart};
@@ -172,6 +173,8 @@ struct Monitor {
     stay_ended: bool,
     /// A command wants the program killed.
     die: bool,
+    /// The control group of this run.
+    group: Option<Group>,
 }
 
 impl Monitor {
@@ -190,6 +193,7 @@ impl Monitor {
             report: None,
             stay_ended: false,
             die: false,
+            group: None,
             clients,
             spec,
             record,
@@ -205,7 +209,9 @@ impl Monitor {
         let mut delay = FIRST_DELAY;
         loop {
             let begun = Instant::now();
-            let code = match self.once() {
+            let ended = self.once();
+            self.leave_group();
+            let code = match ended {
                 Ok(exit) => exit.code(),
                 Err(error) => {
                     let fail = error::flatten(&error);
@@ -227,6 +233,9 @@ impl Monitor {
             self.state.exit_code = code;
             self.state.finished = Some(state::now());
             self.state.process = None;
+            if self.state.oom_killed {
+                self.emit("oom", None);
+            }
             self.emit("die", Some(code));
             let again =
                 !self.stay_ended && wants_restart(self.spec.restart, code, self.state.restarts);
@@ -320,11 +329,21 @@ impl Monitor {
         }
     }
 
+    /// After a run: its control group goes, and what `rl update` has changed meanwhile holds for the next.
+    fn leave_group(&mut self) {
+        self.state.oom_killed = group::end(self.group.take());
+        self.state.cgroup = None;
+        if let Ok(spec) = self.record.spec() {
+            self.spec = spec;
+        }
+    }
+
     /// One run of the program.
     fn once(&mut self) -> Result<Exit> {
         let mut lines = Vec::new();
         let machine = Machine::look(&self.spec, &mut |line| lines.push(line.to_owned()))?;
-        let order = order(&self.record, &machine)?;
+        self.group = group::make(&self.spec)?;
+        let order = order(&self.record, &machine, self.group.as_ref())?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
         let pipe =
@@ -354,6 +373,7 @@ impl Monitor {
             plan: &machine.plan,
             helpers: machine.helpers(),
             network: &machine.network,
+            group: self.group.as_ref(),
             stdio: [fd(0), fd(1), fd(2)],
         };
         let store = self.record.store().clone();
@@ -371,6 +391,7 @@ impl Monitor {
         self.state.error = None;
         self.state.started = Some(state::now());
         self.state.process = state::Process::of(pid).ok();
+        self.state.cgroup = self.group.as_ref().map(|group| group.path().to_owned());
         self.state.write(&self.record.dir())?;
         self.emit("start", None);
         self.listen();

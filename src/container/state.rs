@@ -4,7 +4,7 @@
 //! of which it runs); read by everybody. A process is known by number, start time and boot, so that neither a
 //! reboot nor a number used again is taken for it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,12 @@ pub struct State {
     pub process: Option<Process>,
     /// Who holds the container: its monitor or its command.
     pub owner: Option<Process>,
+    /// The directory of its own control group, while it has one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// The kernel killed its program the last time, because memory ran out.
+    #[serde(default)]
+    pub oom_killed: bool,
 }
 
 /// The stages of a container's life, docker's words.
@@ -155,6 +161,8 @@ impl State {
             stopped: false,
             process: None,
             owner: None,
+            cgroup: None,
+            oom_killed: false,
         }
     }
 

@@ -158,6 +158,9 @@ fn run(host: &mut Host) -> Result<Exit> {
     if let Some(offsets) = spec.namespaces.time {
         enter_time(offsets)?;
     }
+    if order.own_group && spec.namespaces.cgroup == Namespace::Private {
+        sys::process::unshare(libc::CLONE_NEWCGROUP)?;
+    }
     sys::mount::make_all_slave()?;
     // Before: the kernel answers EACCES to an overlay whose owner has no id yet.
     host.wait_mapped()?;

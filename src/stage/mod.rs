@@ -117,6 +117,8 @@ pub struct Order {
     pub raise_loopback: bool,
     /// The program starts only after [`ToStage::NetworkReady`].
     pub wait_for_network: bool,
+    /// Pid 1 begins in a control group of its own, where its view of the tree begins as well.
+    pub own_group: bool,
 }
 
 /// What a process that goes into a running container has to know.

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::init::socket_number;
 use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
+use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan, find_program};
 use crate::net::{self, Chosen, Uplink};
@@ -38,6 +39,8 @@ pub struct Launch<'a> {
     pub helpers: Option<&'a Helpers>,
     /// The network.
     pub network: &'a Chosen,
+    /// The control group that pid 1 begins in; the caller's own where there is none.
+    pub group: Option<&'a Group>,
     /// What becomes descriptor 0, 1, 2; the caller's own where there is none.
     pub stdio: [Option<BorrowedFd<'a>>; 3],
 }
@@ -83,9 +86,10 @@ pub fn start(
         CString::new(format!("rl:[init] {}", spec.name)).context("a name with a NUL byte")?;
     let argv = words(title, INIT, socket_number(spec.process.preserve_fds));
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
-    let child = clone(&Sealed {
+    let mut sealed = Sealed {
         namespaces: flags(launch),
         enter: None,
+        cgroup: launch.group.map(|group| group.as_fd()),
         argv: &argv,
         // What the program sees of its first environment is `/proc/1/environ`: nothing of the caller's.
         env: &[],
@@ -93,7 +97,22 @@ pub fn start(
         socket_at: socket_number(spec.process.preserve_fds),
         stdio: launch.stdio,
         die_with_parent: true,
-    })?;
+    };
+    let child = match (clone(&sealed), launch.group) {
+        // KERNEL(5.7): no process could be born in another group before. This one waits for its order meanwhile.
+        (Err(error), Some(group)) if sys::errno_of(&error) == Some(Errno::TOOBIG) => {
+            sealed.cgroup = None;
+            let child = clone(&sealed)?;
+            if let Err(error) = group.enter(child.pid.as_raw_nonzero().get()) {
+                child.kill();
+                child.wait()?;
+                return Err(error.into());
+            }
+            child
+        }
+        (Err(error), Some(group)) => return Err(in_group(error, group)),
+        (made, _) => made?,
+    };
     drop(there);
     let mut running = Running {
         child,
@@ -165,6 +184,26 @@ fn bring_up(
     }
 }
 
+/// What the kernel says of a group that no process can be started in.
+fn in_group(error: anyhow::Error, group: &Group) -> anyhow::Error {
+    let path = group.path().display();
+    let fail = match sys::errno_of(&error) {
+        // The namespaces are refused by EPERM.
+        Some(Errno::ACCESS) => Fail::denied(format!(
+            "no process can be started in `{path}`: what lies between it and this process's group is not yours"
+        ))
+        .hint("choose a --cgroup-parent below your own group, or leave it out"),
+        Some(Errno::BUSY | Errno::OPNOTSUPP) => {
+            Fail::unsupported(format!("`{path}` takes no processes"))
+                .hint("is it threaded? cat its cgroup.type")
+        }
+        Some(Errno::NODEV) => Fail::conflict(format!("the group `{path}` has vanished"))
+            .hint("something else removes groups there: try again"),
+        _ => return error,
+    };
+    error.context(fail)
+}
+
 /// The word that makes it go into a running container. Not for people.
 pub const JOIN: &str = "__join";
 
@@ -214,6 +253,7 @@ impl Inside {
 pub fn join(
     visit: Visit,
     inside: &Inside,
+    group: Option<&Group>,
     stdio: [Option<BorrowedFd<'_>>; 3],
 ) -> Result<(Child, Option<OwnedFd>)> {
     let spec = &visit.spec;
@@ -229,6 +269,7 @@ pub fn join(
             user: inside.user.as_fd(),
             others: &others,
         }),
+        cgroup: group.map(|group| group.as_fd()),
         argv: &argv,
         // As for pid 1: the program's first environment is nothing of the caller's.
         env: &[],
@@ -299,6 +340,7 @@ pub fn job_with(
     let child = clone(&Sealed {
         namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
         enter: None,
+        cgroup: None,
         argv: &argv,
         // Logins, proxies, certificates and the terminal are named there.
         env: &variables(),
@@ -375,11 +417,17 @@ fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
 fn flags(launch: &Launch<'_>) -> i32 {
     let namespaces = &launch.order.spec.namespaces;
     let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+    let cgroup = if launch.group.is_some() {
+        0
+    } else {
+        libc::CLONE_NEWCGROUP
+    };
     for (namespace, flag) in [
         (&namespaces.pid, libc::CLONE_NEWPID),
         (&namespaces.ipc, libc::CLONE_NEWIPC),
         (&namespaces.uts, libc::CLONE_NEWUTS),
-        (&namespaces.cgroup, libc::CLONE_NEWCGROUP),
+        // A namespace made by the clone would begin at our own group.
+        (&namespaces.cgroup, cgroup),
     ] {
         if *namespace == Namespace::Private {
             flags |= flag;

@@ -152,15 +152,22 @@ fn join(namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) }).map(|_| ())
 }
 
+/// The child begins in the cgroup of `clone_args.cgroup`. Source: clone(2); libc has no constant of 64 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// clone3(2) in the manner of fork, with a pidfd. Returns `None` in the child.
-fn clone_like_fork(flags: u64) -> std::result::Result<Option<Child>, Errno> {
+fn clone_like_fork(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> std::result::Result<Option<Child>, Errno> {
     let mut pidfd: RawFd = -1;
+    let into = cgroup.map_or(0, |_| CLONE_INTO_CGROUP);
     #[allow(
         clippy::cast_sign_loss,
         reason = "flags and addresses are bit patterns to the kernel"
     )]
     let args = libc::clone_args {
-        flags: flags | libc::CLONE_PIDFD as u64,
+        flags: flags | libc::CLONE_PIDFD as u64 | into,
         pidfd: ptr::from_mut(&mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -175,7 +182,7 @@ fn clone_like_fork(flags: u64) -> std::result::Result<Option<Child>, Errno> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     // SAFETY: without CLONE_VM the child gets a copy of this memory and goes on behind this call; `args` and
     // `pidfd` outlive it. The callers see to what the child may do.
@@ -196,6 +203,8 @@ pub struct Sealed<'a> {
     pub namespaces: i32,
     /// The namespaces of a running container that it goes into.
     pub enter: Option<Enter<'a>>,
+    /// The cgroup it begins in; the caller's own where there is none.
+    pub cgroup: Option<BorrowedFd<'a>>,
     /// The words; the first is the title that `ps` shows.
     pub argv: &'a [CString],
     /// `NAME=value`: its whole environment.
@@ -270,7 +279,7 @@ pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
     }
     #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
     let flags = sealed.namespaces as u64;
-    match clone_like_fork(flags) {
+    match clone_like_fork(flags, sealed.cgroup) {
         Ok(Some(child)) => Ok(child),
         Ok(None) => plan.run(None),
         Err(errno) => Err(Error::new(
@@ -300,7 +309,9 @@ impl ChildPlan<'_> {
         };
         let (news, tell) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("pipe2()"))?;
-        let Some(guide) = clone_like_fork(0).map_err(failed("clone3()"))? else {
+        // Its sibling is born where it stands.
+        let Some(guide) = clone_like_fork(0, self.sealed.cgroup).map_err(failed("clone3()"))?
+        else {
             let answer = match self.guide(enter) {
                 Ok(pid) => pid,
                 Err(errno) => -errno.raw_os_error(),
@@ -344,7 +355,7 @@ impl ChildPlan<'_> {
             join(*namespace)?;
         }
         #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
-        match clone_like_fork(libc::CLONE_PARENT as u64)? {
+        match clone_like_fork(libc::CLONE_PARENT as u64, None)? {
             Some(child) => Ok(child.pid.as_raw_nonzero().get()),
             None => self.run(Some(file)),
         }
@@ -504,7 +515,7 @@ pub fn spawn_detached(detached: &Detached<'_>) -> Result<Child> {
             .collect()
     };
     let (argv, env) = (pointers(detached.argv), pointers(detached.env));
-    match clone_like_fork(0) {
+    match clone_like_fork(0, None) {
         Ok(Some(child)) => return Ok(child),
         Ok(None) => {}
         Err(errno) => return Err(Error::new("clone3(CLONE_PIDFD)", errno)),
@@ -589,7 +600,7 @@ pub fn spawn_tied(tied: &Tied<'_>) -> Result<Child> {
         .chain([ptr::null()])
         .collect();
     let parent = rustix::process::getpid().as_raw_nonzero().get();
-    match clone_like_fork(0) {
+    match clone_like_fork(0, None) {
         Ok(Some(child)) => return Ok(child),
         Ok(None) => {}
         Err(errno) => return Err(Error::new("clone3(CLONE_PIDFD)", errno)),

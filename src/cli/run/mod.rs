@@ -13,6 +13,7 @@ pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
+pub mod resources;
 mod spec;
 pub mod values;
 
@@ -191,6 +192,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "MODE")]
     pub cgroupns: Option<String>,
 
+    /// Where its control group stands: a slice of systemd's, or a path below /sys/fs/cgroup
+    #[arg(long, value_name = "PARENT")]
+    pub cgroup_parent: Option<String>,
+
+    /// Whether it has a control group of its own: enabled, inherit (or disabled), split or no-conmon
+    #[arg(long, value_name = "MODE")]
+    pub cgroups: Option<String>,
+
     /// Run in the background and print the container's id
     #[arg(short, long)]
     pub detach: bool,
@@ -339,6 +348,10 @@ pub struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// How much it gets.
+    #[command(flatten)]
+    pub resources: resources::ResourceArgs,
 
     /// Make the root file system read-only
     #[arg(long)]

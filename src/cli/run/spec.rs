@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::confinement::confinement;
 use super::namespaces::{names, namespaces, network, refuse_conflicts, userns};
+use super::resources::cgroup;
 use super::values::{file_lines, key_value};
 use super::{RunArgs, life, mounts};
 use crate::error::Fail;
@@ -141,6 +142,7 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
         log: life::log(args.log_driver.as_deref(), &args.log_opt)?,
         health: None,
         timeout_s: args.timeout,
+        cgroup: cgroup(args)?,
     })
 }
 

@@ -1,0 +1,582 @@
+//! Where a container's group may stand: below our own group when that is handed over to us, in a scope that systemd
+//! makes, or nowhere.
+//!
+//! ```text
+//! handed over to us                  from systemd
+//! GROUP/                             …/rl-ID.scope/
+//! ├── rl-self   whoever was there,   ├── rl-self   its monitor or command
+//! │             monitors, commands   └── rl-ID     the container
+//! └── rl-ID     a container
+//! ```
+//!
+//! `rl-self` is made when controllers have to be handed down, which a group with processes of its own may not do.
+//! Whoever froze or killed `rl-ID` has never touched the monitor.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::Access;
+use rustix::io::Errno;
+
+use super::limits::{self, Setting};
+use super::systemd::{self, Manager, Scope};
+use super::{Group, MOUNT, SELF, name, of_process};
+use crate::error::Fail;
+use crate::spec::{Cgroup, CgroupMode, ContainerSpec};
+
+/// The line with which an administrator hands all controllers to users.
+pub const DELEGATE: &str = "mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload, then log in again";
+
+/// The variables by which batch systems tell a job who it is. A container stays in its job's group.
+const JOBS: [&str; 7] = [
+    "SLURM_JOB_ID",
+    "PBS_JOBID",
+    "LSB_JOBID",
+    "FLUX_JOB_ID",
+    "OAR_JOB_ID",
+    "COBALT_JOBID",
+    "SGE_TASK_ID",
+];
+
+/// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
+const ROUNDS: usize = 100;
+
+/// How long a scope of the last run may keep its name.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// Makes the group of a container and sets its limits. `None`: it stays in the caller's, which is so where nothing
+/// asks for one and it would cost a round-trip, or nothing can be had.
+///
+/// # Errors
+/// What keeps a group or a limit that was asked for from being had; nothing is left then.
+pub fn make(spec: &ContainerSpec) -> Result<Option<Group>> {
+    let cgroup = &spec.cgroup;
+    let settings = limits::settings(&cgroup.resources)?;
+    let asked = asks(cgroup);
+    if cgroup.mode == CgroupMode::Inherit {
+        return match asked {
+            None => Ok(None),
+            Some(flag) => Err(Fail::usage(format!(
+                "{flag} needs a group of its own, which --cgroups=inherit and --cgroups=disabled take away"
+            ))
+            .hint("leave --cgroups out")
+            .into()),
+        };
+    }
+    let place = match Place::find(cgroup) {
+        Ok(place) => place,
+        Err(why) => {
+            return match asked {
+                None => Ok(None),
+                Some(flag) => Err(why.fail(flag).into()),
+            };
+        }
+    };
+    let made = match (place, asked) {
+        (Place::Scope(_), None) => return Ok(None),
+        (Place::Scope(manager), Some(_)) => in_scope(&manager, spec, &settings),
+        (Place::Below(parent), _) => below(&parent, spec, &settings),
+    };
+    match (made, asked) {
+        (Ok(group), _) => Ok(Some(group)),
+        // Nobody asked: a full `cgroup.max.descendants` keeps no container from running.
+        (Err(_), None) => Ok(None),
+        (Err(error), Some(_)) => Err(error),
+    }
+}
+
+/// What asks for a group, as the user wrote it.
+fn asks(cgroup: &Cgroup) -> Option<&'static str> {
+    if let Some(flag) = limits::first_flag(&cgroup.resources) {
+        return Some(flag);
+    }
+    match (&cgroup.parent, cgroup.mode) {
+        (Some(_), _) => Some("--cgroup-parent"),
+        (None, CgroupMode::Enabled) => Some("--cgroups=enabled"),
+        (None, CgroupMode::Split) => Some("--cgroups=split"),
+        (None, CgroupMode::Auto | CgroupMode::Inherit) => None,
+    }
+}
+
+/// Where groups can be made.
+#[derive(Debug)]
+pub enum Place {
+    /// Below this group.
+    Below(Group),
+    /// In a scope of this manager's.
+    Scope(Manager),
+}
+
+/// Why there is no such place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nowhere {
+    /// The tree is not of version 2 alone.
+    OldVersion,
+    /// A batch job's group, named by this variable, is not ours.
+    Job {
+        /// Such as `SLURM_JOB_ID`.
+        variable: &'static str,
+        /// The job's group.
+        group: PathBuf,
+    },
+    /// Our group is somebody else's, and no systemd is there to ask.
+    NotOurs {
+        /// Our group.
+        group: PathBuf,
+    },
+    /// The group of `--cgroup-parent` cannot be used.
+    Parent {
+        /// It.
+        group: PathBuf,
+        /// The system's answer.
+        why: String,
+    },
+}
+
+impl Nowhere {
+    /// What to say of it to somebody who asked for `what`.
+    #[must_use]
+    pub fn fail(&self, what: &str) -> Fail {
+        match self {
+            Nowhere::OldVersion => Fail::unsupported(format!(
+                "{what} cannot be had: the control groups of this machine are {}, which cannot be handed to users",
+                if Path::new(MOUNT).join("unified").exists() {
+                    "a mix of version 1 and 2"
+                } else {
+                    "not of version 2"
+                }
+            ))
+            .hint(format!("leave {what} out: containers run without limits here"))
+            .hint("your administrator can boot with systemd.unified_cgroup_hierarchy=1")
+            .code("RL-C01"),
+            Nowhere::Job { variable, group } => Fail::unsupported(format!(
+                "{what} cannot be had: this is a batch job ({variable}), and its group `{}` is not yours to divide",
+                group.display()
+            ))
+            .hint("ask the batch system for less: the job's own limits hold for the container too")
+            .code("RL-C03"),
+            Nowhere::NotOurs { group } => Fail::unsupported(format!(
+                "{what} cannot be had: the group `{}` belongs to somebody else, and there is no systemd user session to ask for another",
+                group.display()
+            ))
+            .hint("log in again, or ask your administrator: loginctl enable-linger")
+            .hint("without systemd, an administrator can hand a group to you: rl explain RL-C03")
+            .code("RL-C03"),
+            Nowhere::Parent { group, why } => Fail::denied(format!(
+                "{what}: no group can be made below `{}`: {why}",
+                group.display()
+            ))
+            .hint("name a group that is handed over to you, or a slice: --cgroup-parent NAME.slice"),
+        }
+    }
+}
+
+impl Place {
+    /// Looks for one.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn find(cgroup: &Cgroup) -> Result<Self, Nowhere> {
+        let own = of_process("self").ok_or(Nowhere::OldVersion)?;
+        let slice = cgroup.parent.as_deref().filter(|name| is_slice(name));
+        if let (Some(parent), None) = (&cgroup.parent, slice) {
+            return named(parent);
+        }
+        let base = above_self(&own);
+        if slice.is_none()
+            && is_ours(base)
+            && let Ok(group) = Group::open(base)
+        {
+            return Ok(Place::Below(group));
+        }
+        let job = JOBS
+            .into_iter()
+            .find(|name| std::env::var_os(name).is_some());
+        if let Some(variable) = job {
+            return Err(Nowhere::Job {
+                variable,
+                group: own,
+            });
+        }
+        match Manager::find() {
+            Some(manager) if cgroup.mode != CgroupMode::Split => Ok(Place::Scope(manager)),
+            _ => Err(Nowhere::NotOurs { group: own }),
+        }
+    }
+}
+
+/// Our own processes may have been put into a leaf: containers go beside it.
+fn above_self(own: &Path) -> &Path {
+    match own.parent() {
+        Some(parent) if own.file_name().is_some_and(|name| name == SELF) => parent,
+        _ => own,
+    }
+}
+
+fn is_slice(name: &str) -> bool {
+    name.ends_with(".slice") && !name.contains('/')
+}
+
+/// The group of `--cgroup-parent`, made where it is missing, as docker does.
+fn named(parent: &str) -> Result<Place, Nowhere> {
+    let path = Path::new(MOUNT).join(parent.trim_start_matches('/'));
+    let refused = |why: String| Nowhere::Parent {
+        group: path.clone(),
+        why,
+    };
+    if Path::new(parent)
+        .components()
+        .any(|part| part == std::path::Component::ParentDir)
+    {
+        return Err(refused("`..` leads out of it".to_owned()));
+    }
+    std::fs::create_dir_all(&path).map_err(|error| refused(error.to_string()))?;
+    if !can_write(&path) {
+        return Err(refused("it belongs to somebody else".to_owned()));
+    }
+    let group = Group::open(&path).map_err(|error| refused(error.to_string()))?;
+    Ok(Place::Below(group))
+}
+
+fn can_write(group: &Path) -> bool {
+    let can = |path: &Path| rustix::fs::access(path, Access::WRITE_OK).is_ok();
+    can(group) && can(&group.join("cgroup.procs")) && can(&group.join("cgroup.subtree_control"))
+}
+
+/// Whether a group is handed over to us. Being able to write is not enough below a systemd: what it has not handed
+/// over it goes on arranging as it likes. Source: systemd's `CGROUP_DELEGATION.md`.
+fn is_ours(group: &Path) -> bool {
+    can_write(group) && is_handed_over(group, &systemd::is_delegated)
+}
+
+fn is_handed_over(group: &Path, delegated: &dyn Fn(&Path) -> Option<bool>) -> bool {
+    let named = |dir: &Path, fits: &dyn Fn(&str) -> bool| {
+        dir.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(fits)
+    };
+    let above = || {
+        group
+            .ancestors()
+            .take_while(|dir| *dir != Path::new(MOUNT) && dir.parent().is_some())
+    };
+    let is_unit = |name: &str| {
+        [".service", ".scope", ".slice"]
+            .iter()
+            .any(|ending| name.ends_with(ending))
+    };
+    let Some(unit) = above().find(|dir| named(dir, &is_unit)) else {
+        return true; // by hand, or by a batch system
+    };
+    if let Some(is_delegated) = delegated(unit) {
+        return is_delegated;
+    }
+    // Where systemd notes what it hands over, it would have noted it for its own user manager.
+    match above().find(|dir| named(dir, &|name| name.starts_with("user@"))) {
+        Some(manager) => delegated(manager).is_none(),
+        None => false,
+    }
+}
+
+/// A group below one that is ours.
+fn below(parent: &Group, spec: &ContainerSpec, settings: &[Setting]) -> Result<Group> {
+    hand_down(parent, settings)?;
+    let name = name(&spec.id);
+    let group = match parent.create(&name) {
+        // Of a monitor that was killed: we hold the container's lock.
+        Err(error) if error.errno == Errno::EXIST => {
+            Group::open(&parent.path().join(&name))?.remove()?;
+            parent.create(&name)
+        }
+        made => made,
+    }
+    .map_err(|error| {
+        let fail = Fail::denied(format!(
+            "no group can be made below `{}`",
+            parent.path().display()
+        ));
+        let fail = if error.errno == Errno::AGAIN {
+            fail.hint("it has as many as cgroup.max.descendants allows")
+        } else {
+            fail
+        };
+        anyhow::Error::from(error).context(fail)
+    })?;
+    if let Err(error) = limits::apply(&group, settings) {
+        group.remove()?;
+        return Err(error);
+    }
+    Ok(group)
+}
+
+/// A group in a scope of its own, which the caller moves into as well.
+fn in_scope(manager: &Manager, spec: &ContainerSpec, settings: &[Setting]) -> Result<Group> {
+    let unit = format!("{}.scope", name(&spec.id));
+    let me = rustix::process::getpid().as_raw_nonzero().get();
+    let scope = Scope {
+        name: &unit,
+        description: &format!("container {}", spec.name),
+        pids: &[me],
+        slice: spec.cgroup.parent.as_deref(),
+    };
+    start_scope(manager, &scope)?;
+    let scope = own_scope(&unit)?;
+    scope.create(SELF)?.enter(me)?;
+    hand_down_all(&scope, settings)?;
+    below(&scope, spec, settings)
+}
+
+/// Asks again while systemd still clears away the scope of the last run: it tells nobody when it has.
+pub fn start_scope(manager: &Manager, scope: &Scope<'_>) -> Result<()> {
+    let until = Instant::now() + LEAVING;
+    loop {
+        match manager.start_scope(scope) {
+            Err(error)
+                if systemd::is_refusal(&error, systemd::EXISTS) && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The scope that systemd has put us into.
+fn own_scope(unit: &str) -> Result<Group> {
+    let path = of_process("self").filter(|path| path.file_name().is_some_and(|name| name == unit));
+    let path = path.ok_or_else(|| {
+        Fail::system(format!(
+            "systemd says that this process is in `{unit}`, and it is not"
+        ))
+        .hint("is this a container with another machine's systemd? leave limits out")
+    })?;
+    Ok(Group::open(&path)?)
+}
+
+/// What a group hands down, and could.
+fn controllers(group: &Group, file: &str) -> Result<BTreeSet<String>> {
+    let text = group.read(file)?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Lets the groups below have the controllers that these settings need; with one of them, all there are: `stats`
+/// then counts everything.
+fn hand_down(group: &Group, settings: &[Setting]) -> Result<()> {
+    if settings.is_empty() {
+        return Ok(());
+    }
+    hand_down_all(group, settings)
+}
+
+fn hand_down_all(group: &Group, settings: &[Setting]) -> Result<()> {
+    for setting in settings {
+        fetch(setting.controller(), group.path());
+    }
+    let enabled = controllers(group, "cgroup.subtree_control")?;
+    let available = controllers(group, "cgroup.controllers")?;
+    for setting in settings {
+        let wanted = setting.controller();
+        if wanted != "cgroup" && !available.contains(wanted) {
+            return Err(not_handed_down(setting.flag, wanted, group.path()).into());
+        }
+    }
+    if available.is_subset(&enabled) {
+        return Ok(());
+    }
+    let all = plus(available.iter().map(String::as_str));
+    for _ in 0..ROUNDS {
+        match group.write("cgroup.subtree_control", &all) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.errno == Errno::BUSY => empty(group)?,
+            Err(error) => {
+                // One that nobody needs may be what is in the way.
+                let needed = settings
+                    .iter()
+                    .map(Setting::controller)
+                    .filter(|name| *name != "cgroup");
+                let needed = plus(needed);
+                let done = group.write("cgroup.subtree_control", &needed);
+                return done.map_err(|_| error).with_context(|| {
+                    format!("handing controllers down from `{}`", group.path().display())
+                });
+            }
+        }
+    }
+    Err(Fail::conflict(format!(
+        "processes are started in `{}` faster than they can be moved out of the way",
+        group.path().display()
+    ))
+    .hint("a group with processes of its own hands no controllers down: try again when it is quiet")
+    .into())
+}
+
+/// Hands a controller down from a group above, when that is ours as well and only nobody has done it yet.
+fn fetch(controller: &str, group: &Path) {
+    let has = |dir: &Path| {
+        std::fs::read_to_string(dir.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|name| name == controller))
+    };
+    let Some(parent) = group.parent() else { return };
+    if has(group) || !is_ours(parent) {
+        return;
+    }
+    fetch(controller, parent);
+    if let Ok(parent) = Group::open(parent) {
+        // What it refuses is said by whoever misses the controller.
+        let _ = parent.write("cgroup.subtree_control", &format!("+{controller}"));
+    }
+}
+
+fn plus<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names
+        .map(|name| format!("+{name}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Puts all processes of a group into a leaf of it: its limits hold for them as before.
+fn empty(group: &Group) -> Result<()> {
+    let leaf = match group.create(SELF) {
+        Err(error) if error.errno == Errno::EXIST => Group::open(&group.path().join(SELF)),
+        made => made,
+    }?;
+    for pid in group.processes()? {
+        match leaf.enter(pid) {
+            Ok(()) => {}
+            Err(error) if error.errno == Errno::SRCH => {}
+            Err(error) => {
+                return Err(anyhow::Error::from(error).context(format!(
+                    "moving process {pid} out of the way, into `{}`",
+                    leaf.path().display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a limit cannot be had: the group where its controller stops, and who can change that.
+#[must_use]
+pub fn not_handed_down(flag: &str, controller: &str, group: &Path) -> Fail {
+    let has = |dir: &Path| {
+        std::fs::read_to_string(dir.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|name| name == controller))
+    };
+    let above = group.ancestors().skip(1);
+    let stops = above
+        .take_while(|dir| dir.starts_with(MOUNT))
+        .find(|dir| has(dir));
+    let Some(stops) = stops else {
+        return Fail::unsupported(format!(
+            "{flag} cannot be had: this kernel has no controller `{controller}` for control groups of version 2"
+        ))
+        .hint("it was left out of the kernel, or version 1 has it: see /proc/cgroups and /sys/fs/cgroup/cgroup.controllers")
+        .code("RL-C02");
+    };
+    let fail = Fail::unsupported(format!(
+        "{flag} cannot be had: the controller `{controller}` is not handed down to you, it stops at `{}`",
+        stops.display()
+    ))
+    .code("RL-C02");
+    let by_systemd = stops
+        .components()
+        .chain(group.components())
+        .any(|part| part.as_os_str().to_string_lossy().ends_with(".slice"));
+    if by_systemd {
+        fail.hint(format!("your administrator can hand it on: {DELEGATE}"))
+    } else {
+        fail.hint(format!(
+            "whoever owns that group can hand it on: echo +{controller} > {}/cgroup.subtree_control",
+            stops.display()
+        ))
+    }
+}
+
+/// Moves this process to where it may start others in the container's group: the kernel asks for the right over the
+/// common ancestor, which a login session has not got. One round-trip, and only then.
+///
+/// # Errors
+/// What systemd answers.
+pub fn come_near(group: &Group) -> Result<()> {
+    let unit = group
+        .path()
+        .parent()
+        .and_then(|parent| parent.file_name())
+        .and_then(|name| name.to_str())
+        .filter(|name| name.ends_with(".scope"));
+    let (Some(unit), Some(manager)) = (unit, Manager::find()) else {
+        return Err(Fail::denied(format!(
+            "the container's group `{}` cannot be entered from here",
+            group.path().display()
+        ))
+        .hint("run the command from where the container was started")
+        .into());
+    };
+    let me = rustix::process::getpid().as_raw_nonzero().get();
+    manager.attach(unit, &format!("/{SELF}"), &[me])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_has_to_hand_a_group_over() {
+        let user = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service";
+        let notes = |dir: &Path| -> Option<bool> {
+            let name = dir.file_name()?.to_str()?;
+            ["user@1000.service", "given.scope"]
+                .contains(&name)
+                .then_some(true)
+        };
+        let silent = |_: &Path| None;
+        for (group, with_notes, without) in [
+            (format!("{user}/app.slice/given.scope"), true, true),
+            (format!("{user}/app.slice/given.scope/deep"), true, true),
+            (format!("{user}/app.slice/mine.service"), false, true),
+            (format!("{user}/app.slice"), false, true),
+            (
+                "/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope".to_owned(),
+                false,
+                false,
+            ),
+            ("/sys/fs/cgroup/by-hand/leaf".to_owned(), true, true),
+            ("/sys/fs/cgroup".to_owned(), true, true),
+        ] {
+            let path = Path::new(&group);
+            assert_eq!(is_handed_over(path, &notes), with_notes, "{group}");
+            assert_eq!(is_handed_over(path, &silent), without, "{group}, old");
+        }
+    }
+
+    #[test]
+    fn containers_stand_beside_our_own_processes() {
+        assert_eq!(above_self(Path::new("/a/b/rl-self")), Path::new("/a/b"));
+        assert_eq!(above_self(Path::new("/a/b")), Path::new("/a/b"));
+    }
+
+    #[test]
+    fn every_refusal_names_what_was_asked_for_and_a_way_out() {
+        let group = PathBuf::from("/sys/fs/cgroup/x");
+        for why in [
+            Nowhere::OldVersion,
+            Nowhere::Job {
+                variable: "SLURM_JOB_ID",
+                group: group.clone(),
+            },
+            Nowhere::NotOurs {
+                group: group.clone(),
+            },
+            Nowhere::Parent {
+                group,
+                why: "no".to_owned(),
+            },
+        ] {
+            let fail = why.fail("--memory");
+            assert!(fail.message.contains("--memory"), "{fail:?}");
+            assert!(!fail.hints.is_empty(), "{fail:?}");
+        }
+    }
+}
