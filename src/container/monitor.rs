@@ -432,7 +432,7 @@ impl Monitor {
 
     /// The poll loop of one run: until the program has ended and its output is taken.
     fn serve(&mut self, running: &Running, streams: &mut Streams) -> Result<()> {
-        let deadline = self
+        let mut deadline = self
             .spec
             .timeout_s
             .map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -451,6 +451,10 @@ impl Monitor {
                     running.child.signal(
                         sys::signal::number(&self.spec.stop_signal).unwrap_or(libc::SIGTERM),
                     )?;
+                    // A program that does not listen must not hold up a shutdown.
+                    let last =
+                        Instant::now() + Duration::from_secs(self.spec.stop_timeout_s.into());
+                    deadline = Some(deadline.map_or(last, |deadline| deadline.min(last)));
                 }
             }
             self.turn(&happened, streams)?;

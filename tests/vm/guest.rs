@@ -9,7 +9,18 @@ wait_for() { local i; for i in {1..1000}; do if "$@"; then return; fi; sleep 0.1
 is() { [[ $("${@:2}") == "$1" ]]; }
 "#;
 
-/// A user of the guest and a kind of login; see `scripts/vm`.
+/// What root does for `via: "hand"`: hands a group with all controllers to dev, without any systemd, and puts the script into it.
+const BY_HAND: &str = r#"
+cd /sys/fs/cgroup
+mkdir -p "hand/$$"
+for group in . hand; do echo '+cpu +cpuset +io +memory +pids' >$group/cgroup.subtree_control; done
+for group in hand "hand/$$"; do chown dev $group $group/cgroup.procs $group/cgroup.subtree_control $group/cgroup.threads; done
+echo $$ >"hand/$$/cgroup.procs"
+cd /home/dev
+exec setpriv --reuid dev --regid dev --init-groups --inh-caps=-all env -i HOME=/home/dev USER=dev LOGNAME=dev bash -euc "$1"
+"#;
+
+/// A user of the guest and a kind of login; see `scripts/vm`. One more is `hand`.
 #[derive(Debug, Clone, Copy)]
 pub struct Login {
     pub user: &'static str,
@@ -20,6 +31,11 @@ pub struct Login {
 pub const DEV: Login = Login::ssh("dev");
 /// As [`DEV`], but does not linger; each command is a login of its own.
 pub const VISITOR: Login = Login::ssh("visitor");
+/// As [`DEV`] in a group that was handed over by hand, without systemd.
+pub const HAND: Login = Login {
+    user: "dev",
+    via: "hand",
+};
 /// The administrator, who only prepares.
 pub const ROOT: Login = Login::ssh("root");
 
@@ -34,11 +50,22 @@ impl Login {
     }
 
     fn with(self, options: &[&str], script: &str) -> Run {
-        vm("exec")
-            .args(["--user", self.user, "--via", self.via])
+        let script = format!("{PRELUDE}{script}");
+        let by_hand = self.via == "hand";
+        let (user, via) = if by_hand {
+            ("root", "ssh")
+        } else {
+            (self.user, self.via)
+        };
+        let run = vm("exec")
+            .args(["--user", user, "--via", via])
             .args(options)
-            .args(["--", "timeout", "--kill-after=5", "400", "bash", "-euc"])
-            .arg(format!("{PRELUDE}{script}"))
+            .args(["--", "timeout", "--kill-after=5", "400", "bash", "-euc"]);
+        if by_hand {
+            run.args([BY_HAND, "hand"]).arg(script)
+        } else {
+            run.arg(script)
+        }
     }
 }
 

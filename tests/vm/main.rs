@@ -21,7 +21,9 @@
 )]
 mod support;
 
+mod alone;
 mod general;
 mod guest;
+mod limits;
 mod logins;
 mod reboot;
