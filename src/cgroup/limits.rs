@@ -544,6 +544,45 @@ fn has_taken(file: &str, wrote: &str, says: &str) -> bool {
     wrote == says
 }
 
+/// What holds after `change`: what that does not name stays as it is.
+#[must_use]
+pub fn merged(old: &Resources, change: &Resources) -> Resources {
+    fn newer<T: Clone>(old: &Option<T>, new: &Option<T>) -> Option<T> {
+        new.as_ref().or(old.as_ref()).cloned()
+    }
+    // One device after the other: a rate for another one leaves the first alone.
+    fn rates<T: Copy>(old: &[(PathBuf, T)], new: &[(PathBuf, T)]) -> Vec<(PathBuf, T)> {
+        let stays = |(path, _): &&(PathBuf, T)| !new.iter().any(|(named, _)| named == path);
+        old.iter().filter(stays).chain(new).cloned().collect()
+    }
+    let quota = change.cpu_quota.is_some() || change.cpu_period.is_some();
+    let mut conf = old.conf.clone();
+    conf.extend(change.conf.clone());
+    Resources {
+        memory: newer(&old.memory, &change.memory),
+        memory_reservation: newer(&old.memory_reservation, &change.memory_reservation),
+        memory_swap: newer(&old.memory_swap, &change.memory_swap),
+        // The two are one file: who names one of them replaces the other.
+        nano_cpus: newer(&old.nano_cpus, &change.nano_cpus)
+            .filter(|_| !quota || change.nano_cpus.is_some()),
+        cpu_shares: newer(&old.cpu_shares, &change.cpu_shares),
+        cpu_period: newer(&old.cpu_period, &change.cpu_period)
+            .filter(|_| change.nano_cpus.is_none() || change.cpu_period.is_some()),
+        cpu_quota: newer(&old.cpu_quota, &change.cpu_quota)
+            .filter(|_| change.nano_cpus.is_none() || change.cpu_quota.is_some()),
+        cpuset_cpus: newer(&old.cpuset_cpus, &change.cpuset_cpus),
+        cpuset_mems: newer(&old.cpuset_mems, &change.cpuset_mems),
+        pids: newer(&old.pids, &change.pids),
+        blkio_weight: newer(&old.blkio_weight, &change.blkio_weight),
+        blkio_weight_device: rates(&old.blkio_weight_device, &change.blkio_weight_device),
+        device_read_bps: rates(&old.device_read_bps, &change.device_read_bps),
+        device_write_bps: rates(&old.device_write_bps, &change.device_write_bps),
+        device_read_iops: rates(&old.device_read_iops, &change.device_read_iops),
+        device_write_iops: rates(&old.device_write_iops, &change.device_write_iops),
+        conf,
+    }
+}
+
 /// What of a group's memory the kernel cannot take back by itself, in bytes; `None` without the controller.
 #[must_use]
 pub fn memory_held(group: &Group) -> Option<u64> {
@@ -672,6 +711,32 @@ mod tests {
         ] {
             assert_eq!(texts(&resources), expected);
         }
+    }
+
+    #[test]
+    fn a_change_leaves_alone_what_it_does_not_name() {
+        let none = Resources::default;
+        let old = Resources {
+            memory: Some(64 << 20),
+            nano_cpus: Some(1_000_000_000),
+            device_read_bps: vec![("/dev/sda".into(), 1), ("/dev/sdb".into(), 2)],
+            ..none()
+        };
+        let change = Resources {
+            cpu_quota: Some(50_000),
+            device_read_bps: vec![("/dev/sdb".into(), 3)],
+            ..none()
+        };
+        assert_eq!(
+            texts(&merged(&old, &change)),
+            "memory.max=67108864; cpu.max=50000 100000; io.max=8:0 rbps=1; io.max=8:16 rbps=3; memory.swap.max=67108864"
+        );
+        assert_eq!(merged(&old, &none()), old);
+        let back = merged(&merged(&old, &change), &old);
+        assert_eq!(
+            (back.cpu_quota, back.nano_cpus),
+            (None, Some(1_000_000_000))
+        );
     }
 
     #[test]

@@ -328,6 +328,95 @@ fn in_scope(manager: &Manager, spec: &ContainerSpec, settings: &[Setting]) -> Re
     below(&scope, spec, settings)
 }
 
+/// Lets a group that exists have the controllers that these settings need.
+///
+/// # Errors
+/// Which one is not handed down, and where it stops.
+pub fn equip(group: &Group, settings: &[Setting]) -> Result<()> {
+    match group.path().parent() {
+        Some(parent) => hand_down(&Group::open(parent)?, settings),
+        None => Ok(()),
+    }
+}
+
+/// Makes a group for processes that run already, and moves them there until none is left outside. `what` needs it.
+///
+/// # Errors
+/// Why it cannot be had.
+pub fn adopt(
+    spec: &ContainerSpec,
+    what: &str,
+    processes: &mut dyn FnMut() -> Vec<i32>,
+) -> Result<Group> {
+    let (parent, group) = match Place::find(&spec.cgroup).map_err(|why| why.fail(what))? {
+        Place::Below(parent) => (parent, None),
+        Place::Scope(manager) => {
+            let unit = format!("{}.scope", name(&spec.id));
+            let pids = processes();
+            refuse_other_ids(&pids)?;
+            let scope = Scope {
+                name: &unit,
+                description: &format!("container {}", spec.name),
+                pids: &pids,
+                slice: spec.cgroup.parent.as_deref(),
+            };
+            start_scope(&manager, &scope)?;
+            let first = pids.first().map(ToString::to_string).unwrap_or_default();
+            let path = of_process(&first)
+                .filter(|path| path.file_name().is_some_and(|name| name == unit.as_str()))
+                .ok_or_else(|| Fail::system("systemd has not moved the container"))?;
+            let scope = Group::open(&path)?;
+            let group = scope.create(&name(&spec.id))?;
+            (scope, Some(group))
+        }
+    };
+    let group = match group {
+        Some(group) => group,
+        None => below(&parent, spec, &[])?,
+    };
+    let mut moved = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        let left: Vec<i32> = processes()
+            .into_iter()
+            .filter(|pid| !moved.contains(pid))
+            .collect();
+        if left.is_empty() {
+            return Ok(group);
+        }
+        // What is forked from now on is born where its parent stands.
+        for pid in left {
+            match group.enter(pid) {
+                Err(error) if error.errno != Errno::SRCH => {
+                    let _ = group.remove(); // the first error is the one that matters
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+            moved.insert(pid);
+        }
+    }
+    Err(Fail::conflict("it starts processes faster than they can be moved").into())
+}
+
+/// Systemd moves only processes of its caller's own id out of a login session.
+fn refuse_other_ids(pids: &[i32]) -> Result<(), Fail> {
+    use std::os::unix::fs::MetadataExt as _;
+    let me = rustix::process::getuid().as_raw();
+    let owner = |pid: &i32| std::fs::metadata(format!("/proc/{pid}")).map(|meta| meta.uid());
+    let other = pids.iter().find_map(|pid| {
+        owner(pid)
+            .ok()
+            .filter(|uid| *uid != me)
+            .map(|uid| (pid, uid))
+    });
+    match other {
+        None => Ok(()),
+        Some((pid, uid)) => Err(Fail::denied(format!(
+            "its process {pid} runs with the id {uid}, and systemd moves only those with your own"
+        ))),
+    }
+}
+
 /// Asks again while systemd still clears away the scope of the last run: it tells nobody when it has.
 pub fn start_scope(manager: &Manager, scope: &Scope<'_>) -> Result<()> {
     let until = Instant::now() + LEAVING;

@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result};
 use super::image::all_of;
 use super::output;
 use super::progress::say;
+use super::run::resources::{ResourceArgs, resources};
 use super::run::{RunArgs, another_name, life, made};
+use crate::container::group;
 use crate::container::lifecycle::{self, Force, Start, Volumes};
 use crate::container::record::{self, Record};
 use crate::container::state::Status;
@@ -76,6 +78,22 @@ pub struct KillArgs {
     /// Which signal
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
     pub signal: String,
+
+    /// Which
+    #[command(flatten)]
+    pub names: Names,
+}
+
+/// `rl update`.
+#[derive(Debug, clap::Args)]
+pub struct UpdateArgs {
+    /// How much they get.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+
+    /// Start them again when they end: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    pub restart: Option<String>,
 
     /// Which
     #[command(flatten)]
@@ -329,6 +347,46 @@ pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
         }
     }
     all_of(failures)
+}
+
+/// `rl pause`.
+///
+/// # Errors
+/// Of the containers that do not run, or can have no group.
+pub fn pause(args: &Names, store: &Store) -> Result<u8> {
+    each(args, store, |record, name| {
+        group::pause(record)?;
+        output::print(name)
+    })
+}
+
+/// `rl unpause`.
+///
+/// # Errors
+/// Of the containers that are not paused.
+pub fn unpause(args: &Names, store: &Store) -> Result<u8> {
+    each(args, store, |record, name| {
+        group::unpause(record)?;
+        output::print(name)
+    })
+}
+
+/// `rl update`.
+///
+/// # Errors
+/// What makes no sense; of the containers that cannot have it.
+pub fn update(args: &UpdateArgs, store: &Store) -> Result<u8> {
+    let change = resources(&args.resources)?;
+    let restart = args.restart.as_deref().map(life::restart).transpose()?;
+    if change.is_empty() && restart.is_none() {
+        return Err(Fail::usage("nothing to change is named")
+            .hint("such as rl update --memory 1g NAME")
+            .into());
+    }
+    each(&args.names, store, |record, name| {
+        group::update(record, &change, restart, &mut announce)?;
+        output::print(name)
+    })
 }
 
 /// `rl wait`.

@@ -77,6 +77,12 @@ pub enum Command {
     Restart(lifecycle::StopArgs),
     /// Send a signal to containers
     Kill(lifecycle::KillArgs),
+    /// Stop all processes of containers where they stand
+    Pause(lifecycle::Names),
+    /// Let paused containers go on
+    Unpause(lifecycle::Names),
+    /// Change what containers get, while they run and for later starts
+    Update(Box<lifecycle::UpdateArgs>),
     /// Remove containers
     Rm(lifecycle::RemoveArgs),
     /// Wait until containers end, and print their exit codes
@@ -164,6 +170,12 @@ pub enum ContainerCommand {
     Top(container::TopArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
+    /// Stop all processes of containers where they stand
+    Pause(lifecycle::Names),
+    /// Let paused containers go on
+    Unpause(lifecycle::Names),
+    /// Change what containers get, while they run and for later starts
+    Update(Box<lifecycle::UpdateArgs>),
     /// Remove all containers that do not run
     Prune(container::PruneArgs),
 }
@@ -233,6 +245,9 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Restart(args) => lifecycle::restart(args, &store()?),
         C::Kill(args) => lifecycle::kill(args, &store()?),
         C::Rm(args) => lifecycle::remove(args, &store()?),
+        C::Pause(args) | C::Container(N::Pause(args)) => lifecycle::pause(args, &store()?),
+        C::Unpause(args) | C::Container(N::Unpause(args)) => lifecycle::unpause(args, &store()?),
+        C::Update(args) | C::Container(N::Update(args)) => lifecycle::update(args, &store()?),
         C::Wait(args) => lifecycle::wait(args, &store()?),
         C::Attach(args) => lifecycle::attach(args, &store()?),
         C::Logs(args) => logs::logs(args, &store()?),
@@ -426,9 +441,10 @@ mod tests {
                          rl run --help"#]]
         .assert_eq(&refused("rl run --nam x alpine"));
         expect_test::expect![[r#"
-            rl: unknown flag `--memory`
-                to fix:  rl run --help"#]]
-        .assert_eq(&refused("rl run --memory 1g alpine"));
+            rl: unknown flag `--memori`
+                to fix:  did you mean `--memory`?
+                         rl run --help"#]]
+        .assert_eq(&refused("rl run --memori 1g alpine"));
         expect_test::expect![[r#"
             rl: no command `runn`
                 to fix:  did you mean `run`?

@@ -278,6 +278,11 @@ fn status(seen: &Seen, now: Timestamp) -> String {
                 Some("starting") => " (health: starting)".to_owned(),
                 Some(word) => format!(" ({word})"),
             };
+            let health = if seen.paused {
+                " (Paused)".to_owned()
+            } else {
+                health
+            };
             format!("Up{}{health}", up.trim_end_matches(" ago"))
         }
     }

@@ -84,9 +84,9 @@ fn running_state(seen: &Seen) -> Value {
     let mut value = json!({
         "Status": seen.status(),
         "Running": is_up,
-        "Paused": false,
+        "Paused": seen.paused,
         "Restarting": state.status == Status::Restarting,
-        "OOMKilled": false,
+        "OOMKilled": state.oom_killed,
         "Dead": false,
         "Pid": pid,
         "ExitCode": if seen.is_running() { 0 } else { state.exit_code },
@@ -168,15 +168,30 @@ fn host_config(seen: &Seen) -> Value {
         "Runtime": "rl",
         "Isolation": "",
     }));
-    // No limits of resources are set, so all of these say so.
+    let r = &spec.cgroup.resources;
+    // Docker's default: as much swap as memory.
+    let both = r.memory.unwrap_or(0).saturating_mul(2);
     add(json!({
-        "CpuShares": 0, "Memory": 0, "NanoCpus": 0, "CgroupParent": "", "BlkioWeight": 0,
-        "BlkioWeightDevice": null, "BlkioDeviceReadBps": null, "BlkioDeviceWriteBps": null,
-        "BlkioDeviceReadIOps": null, "BlkioDeviceWriteIOps": null, "CpuPeriod": 0, "CpuQuota": 0,
-        "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "CpusetCpus": "", "CpusetMems": "",
+        "CpuShares": r.cpu_shares.unwrap_or(0),
+        "Memory": r.memory.unwrap_or(0),
+        "NanoCpus": r.nano_cpus.unwrap_or(0),
+        "CgroupParent": spec.cgroup.parent.as_deref().unwrap_or_default(),
+        "BlkioWeight": r.blkio_weight.unwrap_or(0),
+        "BlkioWeightDevice": per_device(&r.blkio_weight_device, "Weight"),
+        "BlkioDeviceReadBps": per_device(&r.device_read_bps, "Rate"),
+        "BlkioDeviceWriteBps": per_device(&r.device_write_bps, "Rate"),
+        "BlkioDeviceReadIOps": per_device(&r.device_read_iops, "Rate"),
+        "BlkioDeviceWriteIOps": per_device(&r.device_write_iops, "Rate"),
+        "CpuPeriod": r.cpu_period.unwrap_or(0),
+        "CpuQuota": r.cpu_quota.unwrap_or(0),
+        "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
+        "CpusetCpus": r.cpuset_cpus.as_deref().unwrap_or_default(),
+        "CpusetMems": r.cpuset_mems.as_deref().unwrap_or_default(),
         "Devices": devices(spec),
-        "DeviceCgroupRules": null, "DeviceRequests": null, "MemoryReservation": 0, "MemorySwap": 0,
-        "MemorySwappiness": null, "OomKillDisable": null, "PidsLimit": null,
+        "DeviceCgroupRules": null, "DeviceRequests": null,
+        "MemoryReservation": r.memory_reservation.unwrap_or(0),
+        "MemorySwap": r.memory_swap.unwrap_or_else(|| i64::try_from(both).unwrap_or(i64::MAX)),
+        "MemorySwappiness": null, "OomKillDisable": null, "PidsLimit": r.pids,
         "Ulimits": or_null(&confinement.rlimits.iter().map(ulimit).collect::<Vec<_>>()),
         "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
         "MaskedPaths": or_null(&confinement.masked_paths),
@@ -184,6 +199,12 @@ fn host_config(seen: &Seen) -> Value {
         "Init": spec.init,
     }));
     Value::Object(value)
+}
+
+/// Docker's `ThrottleDevice` and `WeightDevice`.
+fn per_device<T: serde::Serialize>(list: &[(std::path::PathBuf, T)], what: &str) -> Value {
+    let one = |(path, number): &(std::path::PathBuf, T)| json!({"Path": path, what: number});
+    or_null(&list.iter().map(one).collect::<Vec<_>>())
 }
 
 /// Go writes a list that was never made as `null`.

@@ -3,11 +3,18 @@
 //! `state.json` remembers it; a group that was made later (`rl pause` of a container without one) is found by the
 //! group that pid 1 is in. Whether a container is paused is the kernel's to say, and is written down nowhere.
 
-use anyhow::Result;
+use std::os::fd::OwnedFd;
 
+use anyhow::{Context as _, Result};
+
+use super::emit;
+use super::events::Event;
+use super::record::Record;
 use super::state::{State, Status};
-use crate::cgroup::{self, Group, place};
-use crate::spec::ContainerSpec;
+use crate::cgroup::{self, Group, limits, place};
+use crate::error::Fail;
+use crate::spec::{CgroupMode, ContainerSpec, Namespace, Resources, Restart};
+use crate::sys;
 
 /// Makes it; `None` where the container stays in the caller's.
 ///
@@ -54,4 +61,200 @@ pub fn of(id: &str, state: &State) -> Option<Group> {
 #[must_use]
 pub fn is_paused(id: &str, state: &State) -> bool {
     of(id, state).is_some_and(|group| group.is_frozen())
+}
+
+/// The container's name for messages, and what it does, when it runs.
+fn running(record: &Record) -> Result<(ContainerSpec, State)> {
+    let spec = record.spec()?;
+    let state = record.state()?;
+    if state.status == Status::Running {
+        return Ok((spec, state));
+    }
+    let name = &spec.name;
+    Err(Fail::conflict(format!("container `{name}` is not running"))
+        .hint(format!("rl start {name}"))
+        .into())
+}
+
+/// Stops all processes of a container where they stand. One without a group gets one first.
+///
+/// # Errors
+/// `Conflict` when it does not run or is paused already; why it can have no group.
+pub fn pause(record: &Record) -> Result<()> {
+    let (spec, state) = running(record)?;
+    let group = match of(&record.id, &state) {
+        Some(group) => group,
+        None => adopt(&spec, &state, "rl pause")?,
+    };
+    if group.is_frozen() {
+        let name = &spec.name;
+        return Err(
+            Fail::conflict(format!("container `{name}` is paused already"))
+                .hint(format!("rl unpause {name}"))
+                .into(),
+        );
+    }
+    group
+        .freeze()
+        .with_context(|| format!("pausing `{}`", spec.name))?;
+    emit(record.store(), &Event::container("pause", &spec));
+    Ok(())
+}
+
+/// Lets a paused container go on.
+///
+/// # Errors
+/// `Conflict` when it is not paused.
+pub fn unpause(record: &Record) -> Result<()> {
+    let (spec, state) = running(record)?;
+    let group = of(&record.id, &state).filter(Group::is_frozen);
+    let Some(group) = group else {
+        return Err(
+            Fail::conflict(format!("container `{}` is not paused", spec.name))
+                .hint("rl ps shows which are")
+                .into(),
+        );
+    };
+    group.thaw()?;
+    emit(record.store(), &Event::container("unpause", &spec));
+    Ok(())
+}
+
+/// Lets it go on when it is paused: a signal that it is to act on has been sent.
+pub fn let_go_on(id: &str, state: &State) -> Result<()> {
+    match of(id, state).filter(Group::is_frozen) {
+        Some(group) => group.thaw(),
+        None => Ok(()),
+    }
+}
+
+/// Kills all processes of a running container. Where it has a group, at once and as one, so that nothing that is
+/// started meanwhile is missed.
+///
+/// # Errors
+/// When they do not end.
+pub fn kill(id: &str, state: &State, process: &OwnedFd) -> Result<()> {
+    if let Some(group) = of(id, state) {
+        return group.kill();
+    }
+    Ok(sys::process::signal_pidfd(process, libc::SIGKILL)?)
+}
+
+/// Changes what a container gets, now and after every later start. What is not named stays as it is.
+///
+/// # Errors
+/// What makes no sense, what the kernel refuses, and a memory limit below what is in use: the kernel would kill the
+/// container for it. Nothing has changed then.
+pub fn update(
+    record: &Record,
+    change: &Resources,
+    restart: Option<Restart>,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    // One after the other: each begins with what the last one has left.
+    let _lock = record.lock_description()?;
+    let mut spec = record.spec()?;
+    if restart.is_some_and(|restart| restart != Restart::No) && spec.remove {
+        return Err(Fail::usage("--rm and --restart exclude each other")
+            .hint("a container that is removed at its end cannot be started again")
+            .into());
+    }
+    let old = spec.cgroup.resources.clone();
+    spec.cgroup.resources = limits::merged(&old, change);
+    spec.restart = restart.unwrap_or(spec.restart);
+    for notice in limits::check(&spec.cgroup.resources, &limits::Host::read())? {
+        say(&notice);
+    }
+    let state = record.state()?;
+    if state.status == Status::Running && spec.cgroup.resources != old {
+        let was = limits::settings(&old)?;
+        let is = limits::settings(&spec.cgroup.resources)?;
+        let news: Vec<_> = is
+            .iter()
+            .filter(|new| !was.contains(new))
+            .cloned()
+            .collect();
+        let group = match of(&record.id, &state) {
+            Some(group) => group,
+            None => adopt(&spec, &state, "rl update")?,
+        };
+        place::equip(&group, &news)?;
+        refuse_too_little(&spec, change, &group)?;
+        if let Err(error) = limits::apply(&group, &news) {
+            let files: Vec<_> = news.iter().map(|new| &new.file).collect();
+            let back: Vec<_> = was
+                .into_iter()
+                .filter(|old| files.contains(&&old.file))
+                .collect();
+            let _ = limits::apply(&group, &back); // the first error is the one that matters
+            return Err(error);
+        }
+    }
+    record.describe(&spec)?;
+    emit(record.store(), &Event::container("update", &spec));
+    Ok(())
+}
+
+/// A limit under what is used and cannot be given back would be the container's end.
+fn refuse_too_little(spec: &ContainerSpec, change: &Resources, group: &Group) -> Result<(), Fail> {
+    let (Some(limit), Some(held)) = (change.memory, limits::memory_held(group)) else {
+        return Ok(());
+    };
+    if held <= limit {
+        return Ok(());
+    }
+    Err(Fail::conflict(format!(
+        "--memory of {} MiB is less than the {} MiB that `{}` uses now, without its page cache: the kernel would kill it",
+        limit >> 20,
+        held.div_ceil(1 << 20),
+        spec.name
+    ))
+    .hint(format!(
+        "to press it without killing it: rl update --cgroup-conf memory.high={limit} {}",
+        spec.name
+    )))
+}
+
+/// Gives a running container a group, and moves all its processes into it. `what` needs it.
+fn adopt(spec: &ContainerSpec, state: &State, what: &str) -> Result<Group> {
+    if spec.cgroup.mode == CgroupMode::Inherit {
+        return Err(Fail::conflict(format!(
+            "{what} needs a group of its own for `{}`, which --cgroups=inherit and --cgroups=disabled take away",
+            spec.name
+        ))
+        .hint("make the container anew, without --cgroups")
+        .into());
+    }
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let inside = |first: i32| -> Vec<i32> {
+        let wanted = namespace(first);
+        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| wanted.is_some() && namespace(*pid) == wanted)
+            .collect()
+    };
+    if spec.namespaces.pid != Namespace::Private {
+        return Err(Fail::unsupported(format!(
+            "{what} needs a group of its own for `{}`, and without a pid namespace nobody knows its processes",
+            spec.name
+        ))
+        .hint("start it with --cgroups=enabled, or without --pid")
+        .into());
+    }
+    let first = state
+        .process
+        .as_ref()
+        .map(|process| process.pid)
+        .unwrap_or_default();
+    let explain = |error: anyhow::Error| {
+        error.context(
+            Fail::unsupported(format!(
+                "{what} needs a group of its own for `{}`, which was started without, and its processes cannot be moved now",
+                spec.name
+            ))
+            .hint("start it with one: rl run --cgroups=enabled …")
+            .code("RL-C05"),
+        )
+    };
+    place::adopt(spec, what, &mut || inside(first)).map_err(explain)
 }

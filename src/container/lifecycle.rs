@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::attach::{Kind, Peer};
 use super::emit;
 use super::events::Event;
+use super::group;
 use super::monitor;
 use super::record::{Lock, Record};
 use super::state::{Process, State, Status};
@@ -88,7 +89,7 @@ pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> 
     let owner = state.owner;
     // First, so that what is looked at afterwards is its last process.
     ask(record, Kind::StayEnded)?;
-    let Some((_, process)) = found(record)?.and_then(running) else {
+    let Some((last, process)) = found(record)?.and_then(running) else {
         return settle(owner.as_ref());
     };
     let signal = signal
@@ -99,8 +100,9 @@ pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> 
         &Event::container("kill", &spec).with("signal", &signal),
     );
     sys::process::signal_pidfd(&process, signal)?;
+    group::let_go_on(&record.id, &last)?;
     if !ended_within(&process, timeout)? {
-        sys::process::signal_pidfd(&process, libc::SIGKILL)?;
+        group::kill(&record.id, &last, &process)?;
         ended_within(&process, None)?;
     }
     settle(owner.as_ref())?;
@@ -220,6 +222,9 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
         &Event::container("kill", &spec).with("signal", &signal),
     );
     sys::process::signal_pidfd(&process, signal)?;
+    if signal == stop {
+        group::let_go_on(&record.id, &state)?;
+    }
     if signal == libc::SIGKILL {
         ended_within(&process, None)?;
         settle(state.owner.as_ref())?;
@@ -307,8 +312,8 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
         } else {
             // The monitor may know of a process that a damaged record does not name, and the other way round.
             ask(record, Kind::Die)?;
-            if let Some((_, process)) = state.ok().and_then(running) {
-                sys::process::signal_pidfd(&process, libc::SIGKILL)?;
+            if let Some((state, process)) = state.ok().and_then(running) {
+                group::kill(&record.id, &state, &process)?;
                 ended_within(&process, None)?;
             }
             if std::time::Instant::now() > until {

@@ -337,21 +337,41 @@ impl Record {
         Ok(())
     }
 
+    /// Keeps others from changing its description, whether it runs or not.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn lock_description(&self) -> Result<File> {
+        let path = self.dir().join("container.lock");
+        let file = File::create(&path).map_err(|error| self.missing(error, &path))?;
+        file.lock()
+            .with_context(|| format!("locking `{}`", path.display()))?;
+        Ok(file)
+    }
+
+    /// Writes its description anew. Only under [`Record::lock_description`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn describe(&self, spec: &ContainerSpec) -> Result<()> {
+        let text = serde_json::to_vec(spec).context("writing container.json")?;
+        let path = self.dir().join("container.json");
+        sys::fs::write_atomically(&path, &self.dir().join("container.json.new"), &text)
+            .map_err(|error| disk_error(error, &path))
+    }
+
     /// Gives it another name.
     ///
     /// # Errors
     /// `Conflict` when that is taken; the system's.
     pub fn rename(&self, name: &str) -> Result<()> {
+        let _lock = self.lock_description()?;
         let mut spec = self.spec()?;
         self.claim_name(name)?;
         let old = std::mem::replace(&mut spec.name, name.to_owned());
-        let text = serde_json::to_vec(&spec).context("writing container.json")?;
-        let path = self.dir().join("container.json");
-        let written =
-            sys::fs::write_atomically(&path, &self.dir().join("container.json.new"), &text);
-        if let Err(error) = written {
+        if let Err(error) = self.describe(&spec) {
             let _ = std::fs::remove_file(self.store.names().join(name)); // the first error is the one that matters
-            return Err(disk_error(error, &path));
+            return Err(error);
         }
         let _ = std::fs::remove_file(self.store.names().join(old)); // a dangling name is no claim
         Ok(())

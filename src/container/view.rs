@@ -29,6 +29,8 @@ pub struct Seen {
     pub health: Option<HealthState>,
     /// When it was made.
     pub created: Timestamp,
+    /// It runs, and stands still.
+    pub paused: bool,
 }
 
 /// `health.json`, which whoever runs the check writes: docker's `State.Health`.
@@ -106,6 +108,7 @@ impl Seen {
             .flatten();
         Ok(Self {
             record: record.clone(),
+            paused: super::group::is_paused(&record.id, &state),
             spec,
             state,
             health,
@@ -116,7 +119,11 @@ impl Seen {
     /// Docker's word for what it does.
     #[must_use]
     pub fn status(&self) -> &'static str {
-        self.state.status.word()
+        if self.paused {
+            "paused"
+        } else {
+            self.state.status.word()
+        }
     }
 
     /// Its program runs.
@@ -576,6 +583,7 @@ pub mod tests {
             }),
             spec,
             state,
+            paused: false,
         }
     }
 

@@ -588,7 +588,7 @@ pub mod tests {
 
     #[test]
     fn the_flags_of_docker_are_known_or_refused_by_name() {
-        for flags in ["--memory 1g alpine", "-p 80:80 alpine", "--what alpine"] {
+        for flags in ["--memori 1g alpine", "-p 80:80 alpine", "--what alpine"] {
             let words = ["rl", "run"].into_iter().chain(flags.split(' '));
             assert!(
                 crate::cli::parse(&words.map(Into::into).collect::<Vec<_>>()).is_err(),
