@@ -488,13 +488,13 @@ fn write(group: &Group, setting: &Setting) -> Result<()> {
             Errno::NOENT if controller_is_there(group, setting.controller()) => Fail::unsupported(
                 format!("{flag}: this kernel has no file {file} in its control groups"),
             )
-            .hint(format!("see what there is: ls {}", group.path().display())),
+            .hint("to see what there is: rl exec CONTAINER ls /sys/fs/cgroup"),
             Errno::NOENT => place::not_handed_down(flag, setting.controller(), group.path()),
             Errno::NODEV | Errno::NXIO if file.starts_with("io.") => {
                 refused("limits are for whole disks, not for partitions".to_owned())
                     .hint("lsblk shows which disk a partition is on")
             }
-            _ => refused(error.to_string()),
+            errno => refused(std::io::Error::from(errno).to_string()),
         };
         return Err(fail.into());
     }

@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::Access;
+use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 
 use super::limits::{self, Setting};
 use super::systemd::{self, Manager, Scope};
-use super::{Group, MOUNT, SELF, name, of_process};
+use super::{Group, MOUNT, SELF, id_of, name, of_process};
 use crate::error::Fail;
 use crate::spec::{Cgroup, CgroupMode, ContainerSpec};
 
@@ -42,6 +42,9 @@ const JOBS: [&str; 7] = [
 
 /// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
 const ROUNDS: usize = 100;
+
+/// How old an empty group must be to be litter.
+const LITTER: Duration = Duration::from_secs(60);
 
 /// How long a scope of the last run may keep its name.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -185,8 +188,15 @@ impl Place {
             return named(parent);
         }
         let base = above_self(&own);
+        // A group without limits asks nothing of the one above.
+        let plain = cgroup.resources.is_empty() && cgroup.mode == CgroupMode::Auto;
+        let fits = match Ours::look(base) {
+            Ours::Yes => true,
+            Ours::Writable => plain,
+            Ours::No => false,
+        };
         if slice.is_none()
-            && is_ours(base)
+            && fits
             && let Ok(group) = Group::open(base)
         {
             return Ok(Place::Below(group));
@@ -245,43 +255,114 @@ fn can_write(group: &Path) -> bool {
     can(group) && can(&group.join("cgroup.procs")) && can(&group.join("cgroup.subtree_control"))
 }
 
-/// Whether a group is handed over to us. Being able to write is not enough below a systemd: what it has not handed
-/// over it goes on arranging as it likes. Source: systemd's `CGROUP_DELEGATION.md`.
-fn is_ours(group: &Path) -> bool {
-    can_write(group) && is_handed_over(group, &systemd::is_delegated)
+/// Whether a group is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ours {
+    /// It was handed over to us.
+    Yes,
+    /// It can be written, but systemd arranges it: a group below it is left alone, controllers that are handed down
+    /// may be taken back.
+    Writable,
+    /// It cannot be written, or is another's.
+    No,
 }
 
-fn is_handed_over(group: &Path, delegated: &dyn Fn(&Path) -> Option<bool>) -> bool {
-    let named = |dir: &Path, fits: &dyn Fn(&str) -> bool| {
-        dir.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(fits)
-    };
-    let above = || {
-        group
-            .ancestors()
-            .take_while(|dir| *dir != Path::new(MOUNT) && dir.parent().is_some())
-    };
-    let is_unit = |name: &str| {
-        [".service", ".scope", ".slice"]
-            .iter()
-            .any(|ending| name.ends_with(ending))
-    };
-    let Some(unit) = above().find(|dir| named(dir, &is_unit)) else {
-        return true; // by hand, or by a batch system
-    };
-    if let Some(is_delegated) = delegated(unit) {
-        return is_delegated;
+impl Ours {
+    fn look(group: &Path) -> Self {
+        if can_write(group) {
+            Self::handed_over(group, &systemd::is_delegated)
+        } else {
+            Ours::No
+        }
     }
-    // Where systemd notes what it hands over, it would have noted it for its own user manager.
-    match above().find(|dir| named(dir, &|name| name.starts_with("user@"))) {
-        Some(manager) => delegated(manager).is_none(),
-        None => false,
+
+    /// Being able to write is not enough below a systemd. Source: systemd's `CGROUP_DELEGATION.md`.
+    fn handed_over(group: &Path, delegated: &dyn Fn(&Path) -> Option<bool>) -> Self {
+        let name = |dir: &Path| {
+            let name = dir.file_name().and_then(|name| name.to_str());
+            name.unwrap_or_default().to_owned()
+        };
+        let above = || {
+            group
+                .ancestors()
+                .take_while(|dir| *dir != Path::new(MOUNT) && dir.parent().is_some())
+        };
+        let is_unit = |dir: &&Path| {
+            let name = name(dir);
+            [".service", ".scope", ".slice"]
+                .iter()
+                .any(|ending| name.ends_with(ending))
+        };
+        let Some(unit) = above().find(is_unit) else {
+            return Ours::Yes; // by hand, or by a batch system
+        };
+        let by_user_manager = above().any(|dir| name(dir).starts_with("user@"));
+        match delegated(unit) {
+            Some(true) => Ours::Yes,
+            _ if by_user_manager => Ours::Writable,
+            _ => Ours::No,
+        }
     }
+}
+
+/// Removes a container's group, and with the last one what was arranged above it for limits.
+///
+/// # Errors
+/// As [`Group::remove`].
+pub fn leave(group: Group) -> Result<()> {
+    let leaf = group.path().with_file_name(SELF);
+    let parent = group.path().parent().map(Path::to_owned);
+    group.remove()?;
+    let is_scope = |path: &Path| {
+        path.file_name()
+            .and_then(|name| id_of(name.to_str()?))
+            .is_some()
+    };
+    // Systemd clears its own scopes away.
+    if let Some(parent) = parent.filter(|parent| !is_scope(parent))
+        && let Ok(leaf) = Group::open(&leaf)
+    {
+        let _ = restore(&Group::open(&parent)?, &leaf); // the next container arranges it the same way
+    }
+    Ok(())
+}
+
+/// Our processes go back to where they were, when no container is left beside them.
+fn restore(parent: &Group, leaf: &Group) -> Result<()> {
+    // Who has it makes a group just now.
+    if rustix::fs::flock(parent, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    let is_others = |group: &Group| group.path() != leaf.path();
+    if parent.children().iter().any(is_others) {
+        return Ok(());
+    }
+    let enabled = controllers(parent, "cgroup.subtree_control")?;
+    let none: Vec<String> = enabled.iter().map(|name| format!("-{name}")).collect();
+    parent.write("cgroup.subtree_control", &none.join(" "))?;
+    for _ in 0..ROUNDS {
+        let processes = leaf.processes()?;
+        if processes.is_empty() {
+            // Never with force: what still lives there is no container's.
+            return rustix::fs::rmdir(leaf.path()).context("removing a cgroup");
+        }
+        for pid in processes {
+            match parent.enter(pid) {
+                Err(error) if error.errno != Errno::SRCH => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A group below one that is ours.
 fn below(parent: &Group, spec: &ContainerSpec, settings: &[Setting]) -> Result<Group> {
+    if !settings.is_empty() {
+        // Until it is made: whoever ends meanwhile may not undo what it needs.
+        rustix::fs::flock(parent, FlockOperation::LockExclusive)
+            .with_context(|| format!("locking `{}`", parent.path().display()))?;
+    }
     hand_down(parent, settings)?;
     let name = name(&spec.id);
     let group = match parent.create(&name) {
@@ -328,6 +409,13 @@ fn in_scope(manager: &Manager, spec: &ContainerSpec, settings: &[Setting]) -> Re
     below(&scope, spec, settings)
 }
 
+/// Whether limits can be set in a container's group: the one above it is not systemd's to arrange.
+#[must_use]
+pub fn takes_limits(group: &Group) -> bool {
+    let parent = group.path().parent();
+    parent.is_some_and(|parent| Ours::look(parent) == Ours::Yes)
+}
+
 /// Lets a group that exists have the controllers that these settings need.
 ///
 /// # Errors
@@ -348,8 +436,13 @@ pub fn adopt(
     what: &str,
     processes: &mut dyn FnMut() -> Vec<i32>,
 ) -> Result<Group> {
-    let (parent, group) = match Place::find(&spec.cgroup).map_err(|why| why.fail(what))? {
-        Place::Below(parent) => (parent, None),
+    // The command's own service is no place for a container that was started elsewhere.
+    let wanted = Cgroup {
+        mode: CgroupMode::Enabled,
+        ..spec.cgroup.clone()
+    };
+    let group = match Place::find(&wanted).map_err(|why| why.fail(what))? {
+        Place::Below(parent) => below(&parent, spec, &[])?,
         Place::Scope(manager) => {
             let unit = format!("{}.scope", name(&spec.id));
             let pids = processes();
@@ -365,43 +458,98 @@ pub fn adopt(
             let path = of_process(&first)
                 .filter(|path| path.file_name().is_some_and(|name| name == unit.as_str()))
                 .ok_or_else(|| Fail::system("systemd has not moved the container"))?;
-            let scope = Group::open(&path)?;
-            let group = scope.create(&name(&spec.id))?;
-            (scope, Some(group))
+            Group::open(&path)?.create(&name(&spec.id))?
         }
     };
-    let group = match group {
-        Some(group) => group,
-        None => below(&parent, spec, &[])?,
-    };
-    let mut moved = BTreeSet::new();
-    for _ in 0..ROUNDS {
-        let left: Vec<i32> = processes()
-            .into_iter()
-            .filter(|pid| !moved.contains(pid))
-            .collect();
-        if left.is_empty() {
-            return Ok(group);
-        }
-        // What is forked from now on is born where its parent stands.
-        for pid in left {
-            match group.enter(pid) {
-                Err(error) if error.errno != Errno::SRCH => {
-                    let _ = group.remove(); // the first error is the one that matters
-                    return Err(error.into());
-                }
-                _ => {}
-            }
-            moved.insert(pid);
-        }
-    }
-    Err(Fail::conflict("it starts processes faster than they can be moved").into())
+    gather(&group, processes)?;
+    Ok(group)
 }
 
-/// Systemd moves only processes of its caller's own id out of a login session.
+/// Moves processes into a group until none is left outside. What is moved stays there, whatever happens to the rest.
+///
+/// # Errors
+/// Why one cannot be moved.
+pub fn gather(group: &Group, processes: &mut dyn FnMut() -> Vec<i32>) -> Result<()> {
+    let mut refused = None;
+    for _ in 0..ROUNDS {
+        let outside = processes().into_iter().filter(|pid| {
+            of_process(&pid.to_string()).is_some_and(|path| !path.starts_with(group.path()))
+        });
+        let mut far = Vec::new();
+        let mut left = false;
+        // What they fork from now on is born where they stand.
+        for pid in outside {
+            left = true;
+            match group.enter(pid) {
+                Ok(()) => {}
+                Err(error) if error.errno == Errno::SRCH => {}
+                Err(error) if matches!(error.errno, Errno::ACCESS | Errno::PERM) => far.push(pid),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !left {
+            return Ok(());
+        }
+        if far.is_empty() {
+            continue;
+        }
+        refuse_other_ids(&far)?;
+        // One that has ended meanwhile is refused, and all with it: the next round knows better.
+        refused = attach(group, &far).err();
+    }
+    Err(refused.unwrap_or_else(|| {
+        Fail::conflict("it starts processes faster than they can be moved").into()
+    }))
+}
+
+/// Lets systemd move processes into a group in one of its scopes.
+fn attach(group: &Group, pids: &[i32]) -> Result<()> {
+    let part = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
+    let unit = part(group.path().parent()).filter(|name| name.ends_with(".scope"));
+    match (unit, part(Some(group.path())), Manager::find()) {
+        (Some(unit), Some(name), Some(manager)) => manager.attach(&unit, &format!("/{name}"), pids),
+        _ => Err(Fail::denied(format!(
+            "the way into `{}` leads through a group that is not yours",
+            group.path().display()
+        ))
+        .into()),
+    }
+}
+
+/// Removes groups of containers that were left by processes that were killed. One that is being made has nobody in it
+/// either, so only those go that have been there for a while. Cheap, and without a word to systemd, which clears its
+/// scopes away by itself.
+pub fn sweep() {
+    let Ok(Place::Below(parent)) = Place::find(&Cgroup::default()) else {
+        return;
+    };
+    for group in parent.children() {
+        let is_containers = group
+            .path()
+            .file_name()
+            .and_then(|name| id_of(name.to_str()?))
+            .is_some();
+        let age = std::fs::metadata(group.path())
+            .and_then(|meta| meta.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        if is_containers && age.is_some_and(|age| age > LITTER) && !group.is_populated() {
+            let _ = group.remove(); // the next sweep tries again
+        }
+    }
+}
+
+/// Systemd moves only processes of its caller's own id out of a login session. Those of its own services it moves by
+/// itself.
 fn refuse_other_ids(pids: &[i32]) -> Result<(), Fail> {
     use std::os::unix::fs::MetadataExt as _;
     let me = rustix::process::getuid().as_raw();
+    let manager = format!("user@{me}.service");
+    let is_near = |path: PathBuf| path.iter().any(|part| part == manager.as_str());
+    let first = pids.first().map(ToString::to_string).unwrap_or_default();
+    if of_process(&first).is_some_and(is_near) {
+        return Ok(());
+    }
     let owner = |pid: &i32| std::fs::metadata(format!("/proc/{pid}")).map(|meta| meta.uid());
     let other = pids.iter().find_map(|pid| {
         owner(pid)
@@ -508,7 +656,7 @@ fn fetch(controller: &str, group: &Path) {
             .is_ok_and(|text| text.split_whitespace().any(|name| name == controller))
     };
     let Some(parent) = group.parent() else { return };
-    if has(group) || !is_ours(parent) {
+    if has(group) || Ours::look(parent) != Ours::Yes {
         return;
     }
     fetch(controller, parent);
@@ -589,22 +737,23 @@ pub fn not_handed_down(flag: &str, controller: &str, group: &Path) -> Fail {
 /// # Errors
 /// What systemd answers.
 pub fn come_near(group: &Group) -> Result<()> {
-    let unit = group
-        .path()
-        .parent()
-        .and_then(|parent| parent.file_name())
-        .and_then(|name| name.to_str())
-        .filter(|name| name.ends_with(".scope"));
-    let (Some(unit), Some(manager)) = (unit, Manager::find()) else {
-        return Err(Fail::denied(format!(
-            "the container's group `{}` cannot be entered from here",
-            group.path().display()
-        ))
-        .hint("run the command from where the container was started")
-        .into());
-    };
     let me = rustix::process::getpid().as_raw_nonzero().get();
-    manager.attach(unit, &format!("/{SELF}"), &[me])
+    let near = || {
+        let leaf = group.path().with_file_name(SELF);
+        // A container that got its group late has nobody there yet.
+        let in_scope = leaf.parent().and_then(Path::extension);
+        let leaf = match Group::open(&leaf) {
+            Err(_) if in_scope.is_some_and(|ending| ending == "scope") => {
+                Group::open(group.path().parent().unwrap_or(&leaf))?.create(SELF)?
+            }
+            opened => opened?,
+        };
+        attach(&leaf, &[me])
+    };
+    near().with_context(|| {
+        Fail::denied("the container's group cannot be entered from here")
+            .hint("run the command from where the container was started")
+    })
 }
 
 #[cfg(test)]
@@ -616,27 +765,27 @@ mod tests {
         let user = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service";
         let notes = |dir: &Path| -> Option<bool> {
             let name = dir.file_name()?.to_str()?;
-            ["user@1000.service", "given.scope"]
-                .contains(&name)
-                .then_some(true)
+            match name {
+                "given.scope" => Some(true),
+                "not.scope" => Some(false),
+                _ => None,
+            }
         };
-        let silent = |_: &Path| None;
-        for (group, with_notes, without) in [
-            (format!("{user}/app.slice/given.scope"), true, true),
-            (format!("{user}/app.slice/given.scope/deep"), true, true),
-            (format!("{user}/app.slice/mine.service"), false, true),
-            (format!("{user}/app.slice"), false, true),
+        for (group, ours) in [
+            (format!("{user}/app.slice/given.scope"), Ours::Yes),
+            (format!("{user}/app.slice/given.scope/deep"), Ours::Yes),
+            (format!("{user}/app.slice/not.scope"), Ours::Writable),
+            (format!("{user}/app.slice/mine.service"), Ours::Writable),
+            (format!("{user}/app.slice"), Ours::Writable),
             (
-                "/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope".to_owned(),
-                false,
-                false,
+                "/sys/fs/cgroup/user.slice/user-0.slice/session-3.scope".to_owned(),
+                Ours::No,
             ),
-            ("/sys/fs/cgroup/by-hand/leaf".to_owned(), true, true),
-            ("/sys/fs/cgroup".to_owned(), true, true),
+            ("/sys/fs/cgroup/by-hand/leaf".to_owned(), Ours::Yes),
+            ("/sys/fs/cgroup".to_owned(), Ours::Yes),
         ] {
             let path = Path::new(&group);
-            assert_eq!(is_handed_over(path, &notes), with_notes, "{group}");
-            assert_eq!(is_handed_over(path, &silent), without, "{group}, old");
+            assert_eq!(Ours::handed_over(path, &notes), ours, "{group}");
         }
     }
 

@@ -43,19 +43,13 @@ impl Manager {
     /// The one of the user, or for root the machine's; `None` where there is none.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let uid = rustix::process::getuid();
-        let candidates = if uid.is_root() {
-            vec![PathBuf::from("/run/systemd/private")]
-        } else {
-            let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-            let usual = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
-            let dirs = named.into_iter().chain([usual]);
-            dirs.map(|dir| dir.join("systemd/private")).collect()
-        };
-        candidates
+        let sockets = runtime_dirs()
             .into_iter()
-            .find(|socket| socket.exists())
+            .map(|dir| dir.join("systemd/private"));
+        sockets
+            .filter(|socket| socket.exists())
             .map(|socket| Self { socket })
+            .next()
     }
 
     /// Makes a scope that is handed over to us, and returns when the processes are in it.
@@ -421,13 +415,41 @@ impl Parts<'_> {
 }
 
 /// Whether systemd has handed this unit's group over to whoever runs in it; `None` where it does not say.
-/// Source: systemd.resource-control(5), `Delegate=`: it notes that in an extended attribute, since version 251.
+/// Source: systemd.resource-control(5), `Delegate=`. The machine's systemd notes it in an extended attribute; a
+/// user's does not (252), but keeps units like those of `systemd-run` as files.
 #[must_use]
 pub fn is_delegated(group: &Path) -> Option<bool> {
     let mut value = [0_u8; 8];
-    let read = |name: &str, value: &mut [u8; 8]| rustix::fs::getxattr(group, name, &mut value[..]);
-    let length = read("user.delegate", &mut value).ok()?;
-    Some(&value[..length] == b"1")
+    if let Ok(length) = rustix::fs::getxattr(group, "user.delegate", &mut value[..]) {
+        return Some(&value[..length] == b"1");
+    }
+    let unit = group.file_name()?;
+    let mut texts = runtime_dirs()
+        .into_iter()
+        .filter_map(|dir| std::fs::read_to_string(dir.join("systemd/transient").join(unit)).ok());
+    texts.next_back().map(|text| hands_over(&text))
+}
+
+/// The last line counts, as in every unit file.
+fn hands_over(unit: &str) -> bool {
+    let mut values = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("Delegate="));
+    values
+        .next_back()
+        .is_some_and(|value| !["no", "false", "off", "0"].contains(&value.trim()))
+}
+
+/// Where the runtime directories of the caller's systemd are: `/run` for root.
+fn runtime_dirs() -> Vec<PathBuf> {
+    let uid = rustix::process::getuid();
+    if uid.is_root() {
+        return vec![PathBuf::from("/run")];
+    }
+    let usual = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let others = named.filter(|named| *named != usual);
+    others.into_iter().chain([usual]).collect()
 }
 
 #[cfg(test)]
@@ -495,6 +517,18 @@ mod tests {
         assert_eq!(body.0[8..12], 16_u32.to_le_bytes());
         assert_eq!(body.0[28..32], 1_u32.to_le_bytes());
         assert_eq!(body.0.len(), 40);
+    }
+
+    #[test]
+    fn a_unit_says_whether_it_is_handed_over() {
+        for (unit, is) in [
+            ("[Scope]\nDelegate=yes\n", true),
+            ("[Scope]\nDelegate=cpu memory\n", true),
+            ("[Scope]\nDelegate=yes\nDelegate=no\n", false),
+            ("[Scope]\nSlice=app.slice\n", false),
+        ] {
+            assert_eq!(hands_over(unit), is, "{unit}");
+        }
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use super::output;
 use super::progress::say;
 use super::run::resources::{ResourceArgs, resources};
 use super::run::{RunArgs, another_name, life, made};
+use crate::cgroup::place;
 use crate::container::group;
 use crate::container::lifecycle::{self, Force, Start, Volumes};
 use crate::container::record::{self, Record};
@@ -91,7 +92,7 @@ pub struct UpdateArgs {
     #[command(flatten)]
     pub resources: ResourceArgs,
 
-    /// Start them again when they end: no, on-failure[:N], always or unless-stopped
+    /// Start them again when they end: no, on-failure, on-failure:N, always or unless-stopped
     #[arg(long, value_name = "POLICY")]
     pub restart: Option<String>,
 
@@ -142,6 +143,7 @@ fn announce(line: &str) {
 
 /// What earlier commands could not finish because they were killed.
 fn sweep(store: &Store) {
+    place::sweep();
     if !record::wants_sweep(store) {
         return;
     }

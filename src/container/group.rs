@@ -9,8 +9,10 @@ use anyhow::{Context as _, Result};
 
 use super::emit;
 use super::events::Event;
+use super::processes;
 use super::record::Record;
 use super::state::{State, Status};
+use super::view::Seen;
 use crate::cgroup::{self, Group, limits, place};
 use crate::error::Fail;
 use crate::spec::{CgroupMode, ContainerSpec, Namespace, Resources, Restart};
@@ -31,7 +33,7 @@ pub fn end(group: Option<Group>) -> bool {
     let killed = group
         .keyed("memory.events", "oom_kill")
         .is_some_and(|count| count > 0);
-    let _ = group.remove(); // a start, a removal and the sweep of others try again
+    let _ = place::leave(group); // a start, a removal and the sweep of others try again
     killed
 }
 
@@ -82,10 +84,7 @@ fn running(record: &Record) -> Result<(ContainerSpec, State)> {
 /// `Conflict` when it does not run or is paused already; why it can have no group.
 pub fn pause(record: &Record) -> Result<()> {
     let (spec, state) = running(record)?;
-    let group = match of(&record.id, &state) {
-        Some(group) => group,
-        None => adopt(&spec, &state, "rl pause")?,
-    };
+    let group = whole(record, &state, "rl pause")?;
     if group.is_frozen() {
         let name = &spec.name;
         return Err(
@@ -174,9 +173,14 @@ pub fn update(
             .filter(|new| !was.contains(new))
             .cloned()
             .collect();
+        // One below a service that systemd arranges was good enough without limits.
         let group = match of(&record.id, &state) {
-            Some(group) => group,
-            None => adopt(&spec, &state, "rl update")?,
+            Some(poor) if !place::takes_limits(&poor) => {
+                let group = adopt(record, &spec, None, "rl update")?;
+                poor.remove()?;
+                group
+            }
+            _ => whole(record, &state, "rl update")?,
         };
         place::equip(&group, &news)?;
         refuse_too_little(&spec, change, &group)?;
@@ -215,8 +219,20 @@ fn refuse_too_little(spec: &ContainerSpec, change: &Resources, group: &Group) ->
     )))
 }
 
-/// Gives a running container a group, and moves all its processes into it. `what` needs it.
-fn adopt(spec: &ContainerSpec, state: &State, what: &str) -> Result<Group> {
+/// The group with all processes of a running container in it; one that was started without gets one now. `what`
+/// needs it.
+fn whole(record: &Record, state: &State, what: &str) -> Result<Group> {
+    let group = of(&record.id, state);
+    match (group, &state.cgroup) {
+        // Every process was born in it.
+        (Some(group), Some(noted)) if group.path() == noted => Ok(group),
+        (group, _) => adopt(record, &record.spec()?, group, what),
+    }
+}
+
+/// `group` is there already when a command before could not move all.
+fn adopt(record: &Record, spec: &ContainerSpec, group: Option<Group>, what: &str) -> Result<Group> {
+    let seen = Seen::look(record)?;
     if spec.cgroup.mode == CgroupMode::Inherit {
         return Err(Fail::conflict(format!(
             "{what} needs a group of its own for `{}`, which --cgroups=inherit and --cgroups=disabled take away",
@@ -225,14 +241,6 @@ fn adopt(spec: &ContainerSpec, state: &State, what: &str) -> Result<Group> {
         .hint("make the container anew, without --cgroups")
         .into());
     }
-    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let inside = |first: i32| -> Vec<i32> {
-        let wanted = namespace(first);
-        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| wanted.is_some() && namespace(*pid) == wanted)
-            .collect()
-    };
     if spec.namespaces.pid != Namespace::Private {
         return Err(Fail::unsupported(format!(
             "{what} needs a group of its own for `{}`, and without a pid namespace nobody knows its processes",
@@ -241,12 +249,18 @@ fn adopt(spec: &ContainerSpec, state: &State, what: &str) -> Result<Group> {
         .hint("start it with --cgroups=enabled, or without --pid")
         .into());
     }
-    let first = state
-        .process
-        .as_ref()
-        .map(|process| process.pid)
-        .unwrap_or_default();
-    let explain = |error: anyhow::Error| {
+    let mut inside = || -> Vec<i32> {
+        let found = processes::list(&seen).unwrap_or_default(); // none are left when it has ended
+        found.iter().map(|process| process.host_pid).collect()
+    };
+    let moved = match group {
+        Some(group) => place::gather(&group, &mut inside).map(|()| group),
+        None => place::adopt(spec, what, &mut inside),
+    };
+    moved.map_err(|error| {
+        if crate::error::find(&error).is_some_and(|fail| fail.message.contains(what)) {
+            return error;
+        }
         error.context(
             Fail::unsupported(format!(
                 "{what} needs a group of its own for `{}`, which was started without, and its processes cannot be moved now",
@@ -255,6 +269,5 @@ fn adopt(spec: &ContainerSpec, state: &State, what: &str) -> Result<Group> {
             .hint("start it with one: rl run --cgroups=enabled …")
             .code("RL-C05"),
         )
-    };
-    place::adopt(spec, what, &mut || inside(first)).map_err(explain)
+    })
 }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::disk_error;
 use super::state::State;
+use crate::cgroup::{self, Group};
 use crate::error::Fail;
 use crate::idmap::{Helpers, Plan};
 use crate::paths;
@@ -291,6 +292,13 @@ impl Record {
     /// The system's, with the path that stays.
     pub fn remove(&self, _lock: &Lock, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
         let name = self.spec().ok().map(|spec| spec.name);
+        // Of a monitor or command that was killed.
+        let left = State::read(&self.dir()).ok().and_then(|state| state.cgroup);
+        if let Some(path) = left.filter(|path| path.ends_with(cgroup::name(&self.id)))
+            && let Ok(group) = Group::open(&path)
+        {
+            let _ = group.remove(); // the sweep of groups tries again
+        }
         // Others see all of it or nothing. What is killed from here on is finished by the next sweep.
         let aside = self.aside(REMOVED);
         std::fs::rename(self.dir(), &aside)

@@ -18,6 +18,7 @@ mod support;
 
 mod apt;
 mod badinput;
+mod cgroups;
 mod copy;
 mod crash;
 mod doctor;

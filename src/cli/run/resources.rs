@@ -285,7 +285,6 @@ fn nano(text: &str) -> Result<u64, Fail> {
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::table;
-    use super::*;
 
     #[test]
     fn limits_are_read_as_docker_reads_them() {
