@@ -401,12 +401,29 @@ fn in_scope(manager: &Manager, spec: &ContainerSpec, settings: &[Setting]) -> Re
         description: &format!("container {}", spec.name),
         pids: &[me],
         slice: spec.cgroup.parent.as_deref(),
+        weights: &weights(settings),
     };
     start_scope(manager, &scope)?;
     let scope = own_scope(&unit)?;
     scope.create(SELF)?.enter(me)?;
     hand_down_all(&scope, settings)?;
     below(&scope, spec, settings)
+}
+
+/// What weighs the container against others must weigh its scope.
+fn weights(settings: &[Setting]) -> Vec<(&'static str, u64)> {
+    let weight = |file: &str, property| {
+        let setting = settings.iter().rfind(|setting| setting.file == file)?;
+        let number = setting.text.trim_start_matches("default ");
+        Some((property, number.parse().ok()?))
+    };
+    [
+        weight("cpu.weight", "CPUWeight"),
+        weight("io.weight", "IOWeight"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Whether limits can be set in a container's group: the one above it is not systemd's to arrange.
@@ -452,6 +469,7 @@ pub fn adopt(
                 description: &format!("container {}", spec.name),
                 pids: &pids,
                 slice: spec.cgroup.parent.as_deref(),
+                weights: &[], // this is for those who ask for no limit
             };
             start_scope(&manager, &scope)?;
             let first = pids.first().map(ToString::to_string).unwrap_or_default();

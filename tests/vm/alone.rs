@@ -1,6 +1,6 @@
 //! What needs the machine for itself: shares of its processors, its setup changed.
 
-use crate::guest::{DEV, HAND, ROOT, Store};
+use crate::guest::{DEV, HAND, ROOT, Store, VISITOR};
 use crate::limits::{GROUP, in_both};
 
 /// A busy loop for each processor, and what its group has used, in microseconds.
@@ -40,8 +40,9 @@ fn weights_share_the_processors_as_told() {
         "weight",
         &format!(
             r#"{USED}
-            rl run -d --name one --cgroup-conf cpu.weight=50 busybox {BUSY} >/dev/null
-            rl run -d --name three --cgroup-conf cpu.weight=150 busybox {BUSY} >/dev/null
+            # On one processor: over several, the kernel moves them about.
+            rl run -d --name one --cgroup-conf cpu.weight=50 busybox taskset 1 {BUSY} >/dev/null
+            rl run -d --name three --cgroup-conf cpu.weight=150 busybox taskset 1 {BUSY} >/dev/null
             one=$(group one) three=$(group three)
             a=$(used $one) b=$(used $three)
             wait_for eval '(( $(used $three) - b > 8000000 ))'
@@ -64,7 +65,7 @@ const IO: &str = r#"
     wait_for eval '[[ $(wrote) -gt 500000 ]]'
     from=$(date +%s%N) wrote=$(wrote)
     wait_for eval '[[ $(wrote) -gt 5500000 ]]'
-    echo "permille: $(( ($(wrote) - wrote) * 1000000 / ($(date +%s%N) - from) * 1000 / 1048576 ))"
+    echo "permille: $(( ($(wrote) - wrote) * 1000000000 / ($(date +%s%N) - from) * 1000 / 1048576 ))"
     wait_for eval 'rl logs c 2>/dev/null | grep -q written'
 "#;
 
@@ -115,4 +116,46 @@ impl Drop for Undo {
             eprintln!("{}: {}", self.0, output.stderr);
         }
     }
+}
+
+/// Logs in, starts a container of this kind, and logs out: then it is in this state, and `rl` says so.
+fn after_logout(store: &Store, options: &str, state: &str) {
+    let session = store
+        .sh_alone(&format!(
+            "rl run -d --name c {options} busybox sleep 100000 >/dev/null; sed 's/.*session-\\(.*\\).scope/\\1/' /proc/self/cgroup"
+        ))
+        .ok();
+    ROOT.sh(&format!(
+        "wait_for bash -c '! loginctl show-session {} -p State 2>/dev/null | grep -vq closing'",
+        session.text()
+    ))
+    .ok();
+    // Asked by somebody who does not log in for it.
+    store
+        .sh_via(
+            "su",
+            &format!(
+                "wait_for is '{state}' rl inspect --format '{{{{.State.Status}}}} {{{{.State.ExitCode}}}}' c
+                 rl rm -f c >/dev/null"
+            ),
+        )
+        .ok();
+}
+
+#[test]
+fn whether_containers_survive_a_logout_is_what_the_manual_says() {
+    let lingers = Store::new(DEV, "lingers");
+    let goes = Store::new(VISITOR, "goes");
+    let (runs, ended) = ("running 0", "exited 137");
+    let limit = "--memory 64m"; // and so a scope of the user's systemd, not the session's
+    after_logout(&lingers, "", runs);
+    after_logout(&lingers, limit, runs);
+    after_logout(&goes, "", runs);
+    after_logout(&goes, limit, ended);
+
+    ROOT.sh("mkdir -p /etc/systemd/logind.conf.d; printf '[Login]\\nKillUserProcesses=yes\\n' >/etc/systemd/logind.conf.d/kill.conf; systemctl restart systemd-logind").ok();
+    let _undo = Undo("rm /etc/systemd/logind.conf.d/kill.conf; systemctl restart systemd-logind");
+    after_logout(&lingers, "", ended);
+    after_logout(&lingers, limit, runs);
+    after_logout(&goes, "", ended);
 }
