@@ -196,19 +196,49 @@ pub struct Log {
     pub max_files: Option<u32>,
 }
 
-/// A health check. Source: docker's image configuration, `Healthcheck`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A health check. What is empty or 0 is the image's, and docker's default where that says nothing either.
+/// Source: docker's image configuration, `Healthcheck`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Health {
-    /// The words to execute; one that was given as a shell line begins with `/bin/sh -c`.
+    /// The words to execute; one that was given as a shell line begins with the image's shell, as `/bin/sh -c`.
     pub command: Vec<String>,
-    /// Nanoseconds between two checks.
+    /// There is none, whatever the image says.
+    #[serde(default)]
+    pub none: bool,
+    /// Nanoseconds between the end of one check and the next; [`Health::NEVER`] leaves it to `rl healthcheck run`.
     pub interval_ns: u64,
     /// Nanoseconds that one may take.
     pub timeout_ns: u64,
     /// Nanoseconds after the start in which failures do not count.
     pub start_period_ns: u64,
+    /// Nanoseconds between two checks in the start period, until the first that succeeds.
+    #[serde(default)]
+    pub start_interval_ns: u64,
     /// Failures in a row that make it unhealthy.
     pub retries: u32,
+}
+
+impl Health {
+    /// No checks by the clock.
+    pub const NEVER: u64 = u64::MAX;
+
+    /// Fills what was left open from the image's, and then with docker's defaults: moby, `daemon/health.go`.
+    fn fill(&mut self, image: &Self) {
+        if self.command.is_empty() {
+            self.command.clone_from(&image.command);
+        }
+        for (own, theirs, default_s) in [
+            (&mut self.interval_ns, image.interval_ns, 30),
+            (&mut self.timeout_ns, image.timeout_ns, 30),
+            (&mut self.start_period_ns, image.start_period_ns, 0),
+            (&mut self.start_interval_ns, image.start_interval_ns, 5),
+        ] {
+            let found = [*own, theirs, default_s * 1_000_000_000];
+            *own = found.into_iter().find(|time| *time > 0).unwrap_or_default();
+        }
+        let found = [self.retries, image.retries, 3];
+        self.retries = found.into_iter().find(|count| *count > 0).unwrap_or(3);
+    }
 }
 
 /// Which image a container came from.
@@ -297,6 +327,8 @@ pub struct ImageDefaults {
     pub labels: BTreeMap<String, String>,
     /// `ExposedPorts`: `80/tcp`.
     pub exposed_ports: Vec<String>,
+    /// `Healthcheck`, when there is one.
+    pub health: Option<Health>,
 }
 
 /// What is mounted at one place inside.
@@ -548,6 +580,7 @@ impl ContainerSpec {
         if self.stop_signal.is_empty() {
             self.stop_signal = image.stop_signal.clone().unwrap_or_default();
         }
+        self.inherit_health(image.health.as_ref());
         for (key, value) in &image.labels {
             self.labels
                 .entry(key.clone())
@@ -571,6 +604,17 @@ impl ContainerSpec {
                 options: Vec::new(),
             });
         }
+    }
+
+    fn inherit_health(&mut self, image: Option<&Health>) {
+        let image = image.filter(|image| !image.none);
+        if self.health.is_none() {
+            self.health = image.cloned();
+        }
+        if let Some(health) = &mut self.health {
+            health.fill(image.unwrap_or(&Health::default()));
+        }
+        self.health = self.health.take().filter(|health| !health.none);
     }
 
     /// Checks what can be checked without looking at the machine.
@@ -600,6 +644,16 @@ impl ContainerSpec {
                 "`{}` contains a NUL byte",
                 text.escape_debug()
             )));
+        }
+        if self
+            .health
+            .as_ref()
+            .is_some_and(|health| health.command.is_empty())
+        {
+            return Err(Fail::usage(
+                "how often health is checked is said, but not how: the image has no health check",
+            )
+            .hint("name the command: --health-cmd COMMAND"));
         }
         if !self.process.cwd.is_empty() && !self.process.cwd.starts_with('/') {
             return Err(Fail::usage(format!(
@@ -735,6 +789,53 @@ mod tests {
             assert_eq!(spec.process.env, ["A=image", "A=mine"]);
             assert_eq!(spec.process.user, "app");
         }
+    }
+
+    #[test]
+    fn a_health_check_is_the_users_then_the_images_then_dockers() {
+        let image = Health {
+            command: vec!["image".to_owned()],
+            timeout_ns: 7,
+            ..Health::default()
+        };
+        let own = |command: &str, none| Health {
+            command: words(command).unwrap_or_default(),
+            none,
+            interval_ns: 9,
+            ..Health::default()
+        };
+        for (user, image, command) in [
+            (None, None, None),
+            (None, Some(&image), Some("image")),
+            (Some(own("mine", false)), Some(&image), Some("mine")),
+            (Some(own("", false)), Some(&image), Some("image")),
+            (Some(own("", true)), Some(&image), None),
+        ] {
+            let mut spec = spec();
+            let interval = user.as_ref().map_or(30_000_000_000, |_| 9);
+            spec.health = user;
+            spec.inherit_health(image);
+            assert_eq!(
+                spec.health
+                    .as_ref()
+                    .map(|health| health.command.join(" "))
+                    .as_deref(),
+                command
+            );
+            if let Some(health) = spec.health {
+                let rest = (
+                    health.interval_ns,
+                    health.timeout_ns,
+                    health.start_interval_ns,
+                    health.retries,
+                );
+                assert_eq!(rest, (interval, 7, 5_000_000_000, 3));
+            }
+        }
+        let mut nothing = spec();
+        nothing.health = Some(own("", false));
+        nothing.inherit_health(None);
+        assert!(nothing.check().expect_err("refused").hints[0].contains("--health-cmd"));
     }
 
     #[test]

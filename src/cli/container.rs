@@ -1,4 +1,4 @@
-//! `rl top`, `rl rename` and `rl container prune`.
+//! `rl top`, `rl rename`, `rl healthcheck` and `rl container prune`.
 //!
 //! What a container looks like is `ps`'s and `inspect`'s; its life is `lifecycle`'s.
 
@@ -10,6 +10,9 @@ use jiff::Timestamp;
 use super::output;
 use super::ps::say_damaged;
 use super::run::values::duration_s;
+use crate::container;
+use crate::container::events::Event;
+use crate::container::health;
 use crate::container::processes::{self, Process};
 use crate::container::record::Record;
 use crate::container::state::Status;
@@ -42,6 +45,14 @@ pub struct RenameArgs {
     /// Its new name
     #[arg(value_name = "NEW-NAME")]
     pub name: String,
+}
+
+/// The words of `rl healthcheck run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HealthArgs {
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
 }
 
 /// The flags of `rl container prune`.
@@ -159,11 +170,30 @@ pub fn rename(args: &RenameArgs, store: &Store) -> Result<u8> {
             .into());
     }
     let record = Record::find(store, &args.container)?;
-    if record.spec()?.name == name {
+    let old = record.spec()?.name;
+    if old == name {
         return Err(Fail::conflict(format!("the container is named `{name}` already")).into());
     }
     record.rename(name)?;
+    let event = Event::container("rename", &record.spec()?);
+    // Docker's names begin with a slash here.
+    container::emit(store, &event.with("oldName", &format!("/{old}")));
     Ok(0)
+}
+
+/// `rl healthcheck run`: the exit code is 0 when the check finds it well, else 1.
+pub fn check_health(args: &HealthArgs, store: &Store) -> Result<u8> {
+    let answer = health::run(&Record::find(store, &args.container)?)?;
+    if !answer.is_noted {
+        super::progress::say(
+            "rl: the container runs in the foreground of another command: this result is not noted",
+        );
+    }
+    if answer.is_well {
+        return Ok(0);
+    }
+    output::print(&answer.status)?;
+    Ok(1)
 }
 
 /// `rl container prune`: removes what does not run. Who is at work in a container keeps it.

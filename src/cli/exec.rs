@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::run::{environment, settled, variables};
+use super::run::{environment, life, settled, variables};
 use crate::container::exec::{self, Command};
 use crate::container::record::Record;
 use crate::error::Fail;
@@ -16,6 +16,10 @@ pub struct ExecArgs {
     /// Let it run in the background
     #[arg(short, long)]
     pub detach: bool,
+
+    /// Keys that leave a program that has a terminal
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
 
     /// Set a variable; NAME alone takes yours (can be repeated)
     #[arg(short, long, value_name = "NAME=VALUE")]
@@ -96,6 +100,7 @@ pub fn exec(args: &ExecArgs, store: &Store) -> Result<u8> {
         detached: args.detach,
         privileged: args.privileged,
         preserve_fds: args.preserve_fds,
+        detach_keys: life::detach_keys(args.detach_keys.as_deref())?,
     };
     exec::run(&record, spec, command)
 }

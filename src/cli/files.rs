@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use super::job::{Request, Work};
 use super::output;
 use crate::container::diff::Place;
+use crate::container::emit;
+use crate::container::events::Event;
 use crate::container::record::Record;
 use crate::error::Fail;
 use crate::idmap::{self, Available};
@@ -55,7 +57,7 @@ fn ask(record: &Record, title: &str, work: Work, out: Option<OwnedFd>) -> Result
     };
     let aids = Aids {
         stdio: [None, out],
-        root: None,
+        ..Aids::default()
     };
     let helpers = available.helpers.as_ref().ok();
     parent::job_with(job, title, &plan, helpers, aids, || Ok(()))
@@ -89,6 +91,7 @@ pub fn export(args: &ExportArgs, store: &Store) -> Result<u8> {
             );
         }
         ask(&record, "export", work, None)?;
+        tell(&record, store);
         return Ok(0);
     };
     let file =
@@ -97,7 +100,15 @@ pub fn export(args: &ExportArgs, store: &Store) -> Result<u8> {
         let _ = std::fs::remove_file(path); // half an archive is none
         return Err(error);
     }
+    tell(&record, store);
     Ok(0)
+}
+
+/// Tells those who watch `rl events` of an export.
+fn tell(record: &Record, store: &Store) {
+    if let Ok(spec) = record.spec() {
+        emit(store, &Event::container("export", &spec));
+    }
 }
 
 /// Standard output of a job.

@@ -9,11 +9,15 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use super::progress::{self, Verb, say};
+use super::{copy, files};
+use crate::container::copy::receive::{Owners, Shape};
+use crate::container::copy::send::LastLink;
+use crate::container::copy::{Mounted, Mounting};
 use crate::container::diff::{self, Place};
 use crate::container::{self, usage};
 use crate::image::archive::{self, ImportOptions};
+use crate::image::commit::{self, Recipe};
 use crate::image::ingest::Progress;
 use crate::image::layer::Ids;
 use crate::image::platform::Platform;
@@ -77,6 +81,44 @@ pub enum Work {
         /// Whose files.
         place: Place,
     },
+    /// Writes a container's changes, or all of its files, as a tar that [`commit::end`] marks to standard output.
+    Layer {
+        /// Whose files.
+        place: Place,
+        /// All of them.
+        squash: bool,
+    },
+    /// Makes an image of such a tar from standard input; answered by its id.
+    Commit {
+        /// What beside the layer.
+        recipe: Recipe,
+    },
+    /// Writes files as a tar to standard output; answered by [`crate::container::copy::send::Sent`].
+    Send {
+        /// What has to be mounted for it.
+        mounting: Option<Mounting>,
+        /// The container, for messages.
+        container: String,
+        /// What is sent.
+        path: PathBuf,
+        /// Whether the last name may be a link.
+        links: LastLink,
+        /// What the archive calls it.
+        name: Vec<u8>,
+    },
+    /// Makes files of a tar from standard input; answered by [`crate::container::copy::receive::Received`].
+    Receive {
+        /// What has to be mounted for it.
+        mounting: Option<Mounting>,
+        /// The container, for messages.
+        container: String,
+        /// Where they go.
+        path: PathBuf,
+        /// What comes.
+        shape: Shape,
+        /// Whose they are then.
+        owners: Owners,
+    },
     /// Answered by a list of lines for standard output.
     Remove {
         /// A name or id.
@@ -128,7 +170,7 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
 ///
 /// # Errors
 /// The work's; a request that is not one of ours.
-pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
+pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
     let Request {
         store,
         ids,
@@ -192,6 +234,46 @@ pub fn work(request: &str, _root: Option<OwnedFd>) -> Result<String> {
         Work::Export { place } => {
             files::answer(|out| diff::export(&place, out))?;
             serde_json::to_string(&())
+        }
+        Work::Layer { place, squash } => {
+            files::answer(|out| {
+                if squash {
+                    diff::export(&place, &mut *out)?;
+                } else {
+                    diff::layer(&place, &mut *out)?;
+                }
+                Ok(commit::end(out)?)
+            })?;
+            serde_json::to_string(&())
+        }
+        Work::Commit { recipe } => {
+            let display = progress::display(Verb::Import, quiet);
+            let id = commit::commit(&store, open(None)?, &recipe, ids, display.as_ref())?;
+            serde_json::to_string(&id)
+        }
+        Work::Send {
+            mounting,
+            container,
+            path,
+            links,
+            name,
+        } => {
+            let mounted = Mounted::new(mounting.as_ref(), root)?;
+            let sent = mounted.with(container, |view| copy::send_here(view, &path, links, &name));
+            serde_json::to_string(&sent?)
+        }
+        Work::Receive {
+            mounting,
+            container,
+            path,
+            shape,
+            owners,
+        } => {
+            let mounted = Mounted::new(mounting.as_ref(), root)?;
+            let received = mounted.with(container, |view| {
+                copy::receive_here(view, &path, &shape, owners)
+            });
+            serde_json::to_string(&received?)
         }
         Work::Remove { image, force } => {
             let force = if force { Force::Yes } else { Force::No };

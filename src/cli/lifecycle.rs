@@ -11,6 +11,7 @@ use super::progress::say;
 use super::run::resources::{ResourceArgs, resources};
 use super::run::{RunArgs, another_name, life, made};
 use crate::cgroup::place;
+use crate::container::events::Event;
 use crate::container::group;
 use crate::container::lifecycle::{self, Force, Start, Volumes};
 use crate::container::record::{self, Record};
@@ -289,6 +290,7 @@ pub fn restart(args: &StopArgs, store: &Store) -> Result<u8> {
     each(&args.names, store, |record, name| {
         lifecycle::stop(record, signal, timeout(args, record)?)?;
         lifecycle::start(record, None, &mut announce)?;
+        container::emit(store, &Event::container("restart", &record.spec()?));
         output::print(name)
     })
 }

@@ -3,7 +3,10 @@
 //! Only `cli` prints. Parsing never acts.
 
 mod autostart;
+mod check;
+mod commit;
 mod container;
+mod copy;
 mod doctor;
 mod events;
 mod exec;
@@ -100,6 +103,13 @@ pub enum Command {
     Diff(files::DiffArgs),
     /// Write the whole tree of a container as a tar
     Export(files::ExportArgs),
+    /// Copy files between a container and the host
+    #[command(
+        override_usage = "rl cp [OPTIONS] CONTAINER:SRC DEST|-\n       rl cp [OPTIONS] SRC|- CONTAINER:DEST"
+    )]
+    Cp(copy::CopyArgs),
+    /// Make an image from what a container has changed
+    Commit(commit::CommitArgs),
     /// Fetch images from their registries
     Pull(image::PullArgs),
     /// List images
@@ -120,6 +130,9 @@ pub enum Command {
     Top(container::TopArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
+    /// Check whether a container is well
+    #[command(subcommand, arg_required_else_help = true)]
+    Healthcheck(HealthCommand),
     /// Work with containers
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerCommand),
@@ -144,9 +157,18 @@ pub enum Command {
     Generate(GenerateCommand),
 }
 
+/// The verbs of `rl healthcheck`.
+#[derive(Debug, clap::Subcommand)]
+pub enum HealthCommand {
+    /// Check now; the exit code is 0 when it is well, else 1
+    Run(container::HealthArgs),
+}
+
 /// The verbs of `rl system`.
 #[derive(Debug, clap::Subcommand)]
 pub enum SystemCommand {
+    /// Look whether all that rl has is whole; the exit code is 1 when it is not
+    Check(check::CheckArgs),
     /// Start the containers that are to run always, or unless they were stopped
     Autostart(autostart::AutostartArgs),
 }
@@ -170,6 +192,10 @@ pub enum ContainerCommand {
     Top(container::TopArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
+    /// Copy files between a container and the host
+    Cp(copy::CopyArgs),
+    /// Make an image from what a container has changed
+    Commit(commit::CommitArgs),
     /// Stop all processes of containers where they stand
     Pause(lifecycle::Names),
     /// Let paused containers go on
@@ -238,6 +264,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
         C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
+        C::System(SystemCommand::Check(args)) => check::check(args, &store()?),
+        C::Healthcheck(HealthCommand::Run(args)) => container::check_health(args, &store()?),
         C::Generate(GenerateCommand::Systemd(args)) => autostart::systemd(args, &store()?),
         C::Create(args) => lifecycle::create(args, &store()?),
         C::Start(args) => lifecycle::start(args, &store()?),
@@ -255,6 +283,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Exec(args) => exec::exec(args, &store()?),
         C::Diff(args) => files::diff(args, &store()?),
         C::Export(args) => files::export(args, &store()?),
+        C::Cp(args) | C::Container(N::Cp(args)) => copy::copy(args, &store()?),
+        C::Commit(args) | C::Container(N::Commit(args)) => commit::commit(args, &store()?),
         C::Pull(args) | C::Image(I::Pull(args)) => image::pull(args, &store()?),
         C::Images(args) | C::Image(I::Ls(args)) => images::list(args, &store()?),
         C::Rmi(args) | C::Image(I::Rm(args)) => image::remove(args, &store()?),

@@ -46,7 +46,7 @@ fn unix(text: &str) -> Option<Timestamp> {
 }
 
 /// Go's durations: `1h30m`, `1.5h`, `-10s`. Source: Go, `time.ParseDuration`.
-fn duration(text: &str) -> Option<SignedDuration> {
+pub fn duration(text: &str) -> Option<SignedDuration> {
     let (is_negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

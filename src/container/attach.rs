@@ -3,7 +3,7 @@
 //! ```text
 //! kind (1 byte) · length (4 bytes, native order) · body
 //! to the monitor:    I input · E end of input · S size (rows, columns: 2 × u16) · X stay ended · D die
-//!                    W wait: no output, only the exit code
+//!                    W wait: no output, only the exit code · H check its health now
 //! from the monitor:  O standard output · R standard error · C exit code (1 byte) · K done
 //! ```
 
@@ -30,6 +30,8 @@ pub enum Kind {
     Die,
     /// This watcher wants the exit code and no output.
     Wait,
+    /// Its health is to be checked. Answered by [`Kind::Done`] with 0 when it is well.
+    Check,
     /// Bytes of its standard output.
     Output,
     /// Bytes of its standard error.
@@ -40,13 +42,14 @@ pub enum Kind {
     Done,
 }
 
-const KINDS: [(u8, Kind); 10] = [
+const KINDS: [(u8, Kind); 11] = [
     (b'I', Kind::Input),
     (b'E', Kind::EndOfInput),
     (b'S', Kind::Size),
     (b'X', Kind::StayEnded),
     (b'D', Kind::Die),
     (b'W', Kind::Wait),
+    (b'H', Kind::Check),
     (b'O', Kind::Output),
     (b'R', Kind::Error),
     (b'C', Kind::Exit),

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::state::Status;
 use super::view::Seen;
 use crate::spec::{
-    ContainerSpec, Mount, MountSource, Namespace, Restart, Rlimit, Rootfs, Seccomp, Shm, UserNs,
+    ContainerSpec, Health, Mount, MountSource, Namespace, Restart, Rlimit, Rootfs, Seccomp, Shm,
+    UserNs,
 };
 use crate::stage::confine;
 
@@ -396,9 +397,10 @@ fn config(seen: &Seen) -> Value {
             "Healthcheck",
             json!({
                 "Test": test,
-                "Interval": check.interval_ns,
+                "Interval": if check.interval_ns == Health::NEVER { 0 } else { check.interval_ns },
                 "Timeout": check.timeout_ns,
                 "StartPeriod": check.start_period_ns,
+                "StartInterval": check.start_interval_ns,
                 "Retries": check.retries,
             }),
         );

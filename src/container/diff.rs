@@ -2,12 +2,14 @@
 //! a tar (`rl export`). All read the layers themselves, see [`super::tree`]; nothing is mounted or stopped.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,9 @@ pub struct Place {
     pub lowers: Vec<PathBuf>,
     /// What rl mounts or makes there: paths without the slash at the front.
     pub targets: Vec<String>,
+    /// The writable directory has everything, the layers' files too: it is a copy of them.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 impl Place {
@@ -79,7 +84,14 @@ impl Place {
             upper,
             lowers,
             targets,
+            complete: super::is_copy(&record.dir()),
         })
+    }
+
+    /// The trees that make up the container's, the topmost first.
+    fn trees(&self) -> Vec<PathBuf> {
+        let lowers = self.lowers.iter().filter(|_| !self.complete);
+        self.upper.iter().chain(lowers).cloned().collect()
     }
 
     fn is_target(&self, path: &[u8]) -> bool {
@@ -128,7 +140,7 @@ pub fn changes(place: &Place) -> Result<Vec<Changed>> {
     let upper = place.upper()?;
     let lower = Dir::open(&place.lowers)?;
     let mut all = Vec::new();
-    compare(place, &upper, Some(&lower), false, b"", &mut all)?;
+    compare(place, &upper, Some(&lower), place.complete, b"", &mut all)?;
     all.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(all)
 }
@@ -182,9 +194,14 @@ fn compare(
             Found::File(fd, stat) => (fd, stat),
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            let same = || {
+                below
+                    .as_ref()
+                    .is_some_and(|(old, was, _)| is_copy_of((&fd, &stat), (old, was)))
+            };
             if place.is_target(&path) && stat.st_size == 0 && below.is_none() {
                 passed = true;
-            } else {
+            } else if !(place.complete && same()) {
                 all.push(changed(change, false));
             }
             continue;
@@ -200,7 +217,7 @@ fn compare(
             .as_ref()
             .is_some_and(|(_, old, dir)| dir.is_some() && alike(old, &stat));
         let ours = silent && below.is_none() && (left_out || place.is_target(&path));
-        if ours || (silent && same && !hidden) {
+        if ours || (silent && same && (!hidden || place.complete)) {
             passed |= ours;
         } else {
             all.push(changed(change, opaque && below.is_some()));
@@ -211,6 +228,24 @@ fn compare(
 
 fn alike(a: &Stat, b: &Stat) -> bool {
     (a.st_mode, a.st_uid, a.st_gid) == (b.st_mode, b.st_uid, b.st_gid)
+}
+
+/// Whether a file of a copied tree is still as it was copied. Links, devices and FIFOs are copied without their time.
+fn is_copy_of(new: (&OwnedFd, &Stat), old: (&OwnedFd, &Stat)) -> bool {
+    let ((new_fd, new), (old_fd, old)) = (new, old);
+    let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+    let text = |fd: &OwnedFd| rustix::fs::readlinkat(fd, c"", Vec::new()).ok();
+    alike(new, old)
+        && match FileType::from_raw_mode(new.st_mode) {
+            FileType::RegularFile => new.st_size == old.st_size && time(new) == time(old),
+            FileType::Symlink => text(new_fd) == text(old_fd),
+            FileType::Directory
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => new.st_rdev == old.st_rdev,
+        }
 }
 
 fn join(at: &[u8], name: &[u8]) -> Vec<u8> {
@@ -238,7 +273,7 @@ pub fn print(place: &Place, out: &mut dyn Write) -> Result<()> {
 }
 
 /// Paths of files with several names, by device and inode.
-type Links = HashMap<(u64, u64), Vec<u8>>;
+pub type Links = HashMap<(u64, u64), Vec<u8>>;
 
 /// Writes one file; one that was written under another name becomes a link to that.
 ///
@@ -309,9 +344,69 @@ pub fn write_below<W: Write>(
 /// # Errors
 /// As [`write_file`].
 pub fn export(place: &Place, out: impl Write) -> Result<()> {
-    let trees: Vec<PathBuf> = place.upper.iter().chain(&place.lowers).cloned().collect();
     let mut writer = Writer::new(std::io::BufWriter::with_capacity(128 << 10, out));
-    write_below(&mut writer, &mut Links::new(), &Dir::open(&trees)?, b"")?;
+    write_below(
+        &mut writer,
+        &mut Links::new(),
+        &Dir::open(&place.trees())?,
+        b"",
+    )?;
+    writer.finish()?;
+    Ok(())
+}
+
+/// Writes the changes as a layer, with its whiteouts in the image's form. Source: OCI image specification, layer.md.
+///
+/// # Errors
+/// As [`write_file`]; `Unsupported` for a file whose name an image takes for a whiteout.
+pub fn layer(place: &Place, out: impl Write) -> Result<()> {
+    let upper = place.upper()?;
+    let mut writer = Writer::new(std::io::BufWriter::with_capacity(128 << 10, out));
+    let mut links = Links::new();
+    let mark = |path: Vec<u8>| Entry {
+        path,
+        mode: 0o600,
+        ..Entry::default()
+    };
+    for Changed {
+        path,
+        change,
+        opaque,
+    } in changes(place)?
+    {
+        let cut = path
+            .iter()
+            .rposition(|byte| *byte == b'/')
+            .map_or(0, |slash| slash + 1);
+        if change == Change::Deleted {
+            writer.header(&mark([&path[..cut], b".wh.", &path[cut..]].concat()))?;
+            continue;
+        }
+        if path[cut..].starts_with(b".wh.") {
+            let shown = String::from_utf8_lossy(&path).into_owned();
+            return Err(Fail::unsupported(format!(
+                "`/{}` cannot be in an image, where such a name stands for a deleted file",
+                shown.escape_debug()
+            ))
+            .hint("give it another name in the container")
+            .into());
+        }
+        let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let name = Path::new(OsStr::from_bytes(&path));
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let fd = match sys::fs::openat2(upper.as_fd(), name, flags, Mode::empty(), below) {
+            Ok(fd) => fd,
+            // Gone, or become something else, since it was looked at.
+            Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        write_file(&mut writer, &mut links, &fd, &path)?;
+        if opaque {
+            writer.header(&mark([&path[..], b"/.wh..wh..opq"].concat()))?;
+        }
+    }
     writer.finish()?;
     Ok(())
 }

@@ -10,10 +10,12 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::foreground::{self, Attended};
+use super::events::Event;
+use super::foreground::{self, Attended, Leave};
 use super::record::Record;
 use super::state::Status;
-use super::{group, settle};
+use super::watch::Keys;
+use super::{emit, group, new_id, settle};
 use crate::cgroup::{Group, place};
 use crate::error::{self, Fail};
 use crate::idmap::Plan;
@@ -42,6 +44,8 @@ pub struct Command {
     pub privileged: bool,
     /// How many descriptors from 3 on are passed through.
     pub preserve_fds: u32,
+    /// The keys that leave it, with a terminal; none when empty.
+    pub detach_keys: Vec<u8>,
 }
 
 /// Runs it and returns its exit code, 0 for a detached one. `spec` is the container's.
@@ -64,10 +68,19 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
         return Err(not_running(&name).into());
     }
     let (plan, inside) = looked.with_context(|| format!("looking at container `{name}`"))?;
-    let detached = command.detached;
+    let (detached, keys) = (command.detached, command.detach_keys.clone());
+    let told = Told::new(&spec, &command.words)?;
     let visit = visit(spec, command, &plan);
     let interactive = visit.spec.process.interactive;
     foreground::check_terminal(&visit.spec.process)?;
+    told.tell(record, "exec_create: ");
+    let mut background = None;
+    if visit.spec.process.tty && interactive && !keys.is_empty() {
+        match Background::fork()? {
+            Fork::Front(code) => return Ok(code),
+            Fork::Keeper(keeper) => background = Some(keeper),
+        }
+    }
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let nothing = |none: bool| none.then(|| null.as_fd());
     let stdio = [nothing(!interactive), nothing(detached), nothing(detached)];
@@ -95,10 +108,12 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
         }
     })?;
     drop(inside);
+    told.tell(record, "exec_start: ");
     if !detached {
         if let Some(console) = &console {
             sys::tty::copy_size(std::io::stdin().as_fd(), console.as_fd());
         }
+        let mut go = || background.take().map_or(Ok(()), Background::go);
         let attended = foreground::supervise(Attended {
             child: &child,
             signals: None,
@@ -107,11 +122,19 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
             sig_proxy: true,
             // With a pid namespace of its own the kernel sees to it.
             host: Some(&pidfd),
+            leave: Some(Leave {
+                keys: Keys::new(keys),
+                go: &mut go,
+            }),
+            checks: None,
         });
         if attended.is_err() {
             child.kill();
         }
         let exit = child.wait();
+        if let Ok(exit) = &exit {
+            told.ended(record, exit.code());
+        }
         attended?;
         return Ok(exit?.code());
     }
@@ -119,13 +142,117 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
     Ok(0)
 }
 
-fn not_running(name: &str) -> Fail {
+/// What those who watch `rl events` get. Source: moby, `daemon/exec.go`.
+struct Told {
+    event: Event,
+    words: String,
+}
+
+impl Told {
+    fn new(spec: &ContainerSpec, words: &[String]) -> Result<Self> {
+        Ok(Self {
+            event: Event::container(String::new(), spec).with("execID", &new_id()?),
+            words: words.join(" "),
+        })
+    }
+
+    fn tell(&self, record: &Record, action: &str) {
+        let mut event = self.event.clone();
+        event.action = format!("{action}{}", self.words);
+        emit(record.store(), &event);
+    }
+
+    fn ended(&self, record: &Record, code: u8) {
+        let mut event = self.event.clone().with("exitCode", &code);
+        "exec_die".clone_into(&mut event.action);
+        emit(record.store(), &event);
+    }
+}
+
+/// The process that goes on with the program when the user leaves: the shell waits for another one, which ends then.
+/// It is the program's parent, which a process that came later could not be.
+struct Background {
+    news: OwnedFd,
+}
+
+/// Which of the two this is.
+enum Fork {
+    /// The one that the shell waits for, at its end.
+    Front(u8),
+    /// The other one, at its beginning.
+    Keeper(Background),
+}
+
+impl Background {
+    /// Returns in the keeper at once, and in front when that has ended or the user leaves.
+    fn fork() -> Result<Fork> {
+        let (read, news) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("making a pipe")?;
+        let front = rustix::process::getpid();
+        let Some(keeper) = sys::process::fork()? else {
+            drop(read);
+            sys::process::die_with_parent()?;
+            if rustix::process::getppid() != Some(front) {
+                sys::process::exit_now(125);
+            }
+            return Ok(Fork::Keeper(Self { news }));
+        };
+        drop(news);
+        let signals = sys::signal::Queue::all()?;
+        loop {
+            let mut fds = [
+                PollFd::new(&signals, PollFlags::IN),
+                PollFd::new(&read, PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(sys::Error::new("poll()", errno).into()),
+            }
+            let [signal, news] = fds.map(|fd| !fd.revents().is_empty());
+            if signal {
+                let signal = signals.wait()?;
+                // What the terminal sends has reached the keeper by itself.
+                if signal.number != libc::SIGCHLD && !signal.from_kernel {
+                    keeper.signal(signal.number)?;
+                }
+            }
+            if news {
+                let mut byte = [0_u8];
+                let left = rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut byte));
+                if left.is_ok_and(|length| length > 0) {
+                    return Ok(Fork::Front(0));
+                }
+                return Ok(Fork::Front(keeper.wait()?.code()));
+            }
+        }
+    }
+
+    /// Goes on without the user, their terminal, and the process in front.
+    fn go(self) -> Result<()> {
+        let doing = "going on in the background";
+        rustix::process::set_parent_process_death_signal(None).context(doing)?;
+        rustix::process::setsid().context(doing)?;
+        let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
+        rustix::stdio::dup2_stdin(&null).context(doing)?;
+        rustix::stdio::dup2_stdout(&null).context(doing)?;
+        rustix::stdio::dup2_stderr(&null).context(doing)?;
+        rustix::io::write(&self.news, b"L").context(doing)?;
+        Ok(())
+    }
+}
+
+/// What is said of one that does not run.
+pub fn not_running(name: &str) -> Fail {
     Fail::conflict(format!("container `{name}` is not running"))
         .hint(format!("start it first: rl start {name}"))
 }
 
 /// Whether a process has ended. Source: pidfd_open(2), poll.
-fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
+///
+/// # Errors
+/// The system's.
+pub fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let now = rustix::time::Timespec {
         tv_sec: 0,

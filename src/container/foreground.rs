@@ -13,8 +13,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use super::health::Checks;
 use super::record::Record;
 use super::state::{self, State, Status};
+use super::watch::Keys;
 use super::{Machine, RunOptions, copy_root, group, order, write_new};
 use crate::cgroup::Group;
 use crate::error::Fail;
@@ -70,9 +72,7 @@ fn run_in(
         group,
         stdio: [stdin, None, None],
     };
-    let mut running = parent::start(&launch, say, &mut |root| {
-        copy_root(record.store(), root, plan, helpers)
-    })?;
+    let mut running = parent::start(&launch, say, &mut |root| copy_root(root, plan, helpers))?;
     let (console, signals) = (running.console.take(), running.signals.take());
     let result = note(record, &running, group).and_then(|()| {
         if let Some(path) = &options.pidfile {
@@ -85,6 +85,8 @@ fn run_in(
             interactive: process.interactive,
             sig_proxy: options.sig_proxy,
             host: None,
+            leave: None,
+            checks: Checks::begin(record, &order.spec),
         })
     });
     if result.is_err() {
@@ -146,6 +148,26 @@ pub struct Attended<'a> {
     pub sig_proxy: bool,
     /// A process at whose end the program is killed.
     pub host: Option<&'a OwnedFd>,
+    /// How the user leaves it.
+    pub leave: Option<Leave<'a>>,
+    /// The checks of its health.
+    pub checks: Option<Checks>,
+}
+
+/// Leaving a program that goes on.
+pub struct Leave<'a> {
+    /// The keys that ask for it.
+    pub keys: Keys,
+    /// Puts this process into the background: its terminal is somebody else's afterwards.
+    pub go: &'a mut dyn FnMut() -> Result<()>,
+}
+
+impl std::fmt::Debug for Leave<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leave")
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Passes signals and the terminal until the program ends; its exit status is still to be taken.
@@ -164,8 +186,9 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
     let console = attended.console;
     let has_console = console.is_some();
     let mut host = attended.host;
+    let (mut leave, mut checks) = (attended.leave, attended.checks);
     // Undone when this returns, whatever happened.
-    let _raw = if has_console && interactive {
+    let mut raw = if has_console && interactive {
         Some(sys::tty::Raw::enter(stdin.as_fd())?)
     } else {
         None
@@ -192,26 +215,37 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
             }
         }
-        let left = deadline.map(|deadline| deadline - Instant::now());
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok()); // ten seconds are no overflow
+        let ours = fds.len();
+        let checked = checks.as_ref().map(Checks::descriptors).unwrap_or_default();
+        fds.extend(
+            checked
+                .iter()
+                .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
+        );
+        let due = checks.as_ref().and_then(Checks::deadline);
+        let left = deadline.into_iter().chain(due).min();
+        let left = left.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok()); // what overflows never comes
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => {
-                child.kill();
-                deadline = None;
-                continue;
-            }
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(sys::Error::new("poll()", errno).into()),
         }
-        let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
-        drop(fds);
+        let happened: Vec<PollFlags> = fds[..ours].iter().map(PollFd::revents).collect();
+        drop((fds, checked));
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            child.kill();
+            deadline = None;
+        }
+        if let Some(checks) = &mut checks {
+            checks.step();
+        }
         let mut gone = false;
         if !happened[0].is_empty() {
             let signal = signals.wait()?;
             // What the terminal sends (Ctrl-C) reaches a program in the same process group by itself; one that
             // has a terminal of its own is in another session.
-            let ours = has_console || !signal.from_kernel;
+            let is_ours = has_console || !signal.from_kernel;
             match signal.number {
                 libc::SIGCHLD => {}
                 libc::SIGWINCH => {
@@ -229,7 +263,7 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
                             child.kill();
                         }
                     }
-                    if attended.sig_proxy && ours {
+                    if attended.sig_proxy && is_ours {
                         child.signal(number)?;
                     }
                 }
@@ -240,7 +274,17 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
                 gone |= pump.turn(happened[3])? == Outside::Gone;
             }
             if happened.get(4).is_some_and(|events| !events.is_empty()) {
-                gone |= pump.read_input(&stdin)? == Outside::Gone;
+                match pump.read_input(&stdin, leave.as_mut().map(|leave| &mut leave.keys))? {
+                    Outside::There => {}
+                    Outside::Gone => gone = true,
+                    Outside::Left => {
+                        drop(raw.take());
+                        if let Some(leave) = leave.take() {
+                            (leave.go)()?;
+                        }
+                        pump.input_open = false;
+                    }
+                }
             }
         }
         if host.is_some() && happened[2].contains(PollFlags::IN) {
@@ -293,6 +337,8 @@ fn has_terminal() -> bool {
 enum Outside {
     There,
     Gone,
+    /// The user wants to go.
+    Left,
 }
 
 /// Carries bytes between the caller's terminal and the container's.
@@ -386,12 +432,23 @@ impl Pump {
         Ok(Shown::Nothing)
     }
 
-    fn read_input(&mut self, stdin: &std::io::Stdin) -> Result<Outside> {
+    fn read_input(&mut self, stdin: &std::io::Stdin, keys: Option<&mut Keys>) -> Result<Outside> {
         let mut buffer = [0_u8; 4096];
         match rustix::io::read(stdin, &mut buffer) {
             Ok(length @ 1..) => {
-                self.pending.extend_from_slice(&buffer[..length]);
+                let mut left = false;
+                match keys {
+                    Some(keys) => {
+                        let (typed, done) = keys.filter(&buffer[..length]);
+                        self.pending.extend(typed);
+                        left = done;
+                    }
+                    None => self.pending.extend_from_slice(&buffer[..length]),
+                }
                 self.write_pending();
+                if left {
+                    return Ok(Outside::Left);
+                }
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
             // In raw mode no key ends the input: the terminal has hung up (termios(3)).

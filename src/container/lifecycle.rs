@@ -15,7 +15,6 @@ use super::attach::{Kind, Peer};
 use super::emit;
 use super::events::Event;
 use super::group;
-use super::monitor;
 use super::record::{Lock, Record};
 use super::state::{Process, State, Status};
 use crate::error::Fail;
@@ -72,7 +71,7 @@ pub fn start_locked(
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let spec = record.spec()?;
-    monitor::spawn(record, &spec.name, lock, watcher, say).map(|_| ())
+    super::monitor::spawn(record, &spec.name, lock, watcher, say).map(|_| ())
 }
 
 /// Asks the program to end, and kills it after `timeout` when it has not. `None` waits for ever. No restart
@@ -149,13 +148,24 @@ fn ended_within(process: &OwnedFd, timeout: Option<Duration>) -> Result<bool> {
     }
 }
 
+/// The monitor of a container, if it has one.
+///
+/// # Errors
+/// Without a runtime directory.
+pub fn monitor(record: &Record) -> Result<Option<Peer>> {
+    let stream = UnixStream::connect(paths::monitor_socket(&record.id)?).ok(); // nobody listens
+    stream
+        .map(Peer::new)
+        .transpose()
+        .context("talking to the monitor")
+}
+
 /// Tells the monitor that no restart is wanted, or more, and waits until it has understood. False when there is
 /// none: nobody restarts it then.
 fn ask(record: &Record, what: Kind) -> Result<bool> {
-    let Ok(stream) = UnixStream::connect(paths::monitor_socket(&record.id)?) else {
+    let Some(mut peer) = monitor(record)? else {
         return Ok(false);
     };
-    let mut peer = Peer::new(stream).context("talking to the monitor")?;
     // Without output, which could be much.
     if peer.say(Kind::Wait, &[]).is_err() || peer.say(what, &[]).is_err() {
         return Ok(false);
@@ -165,7 +175,10 @@ fn ask(record: &Record, what: Kind) -> Result<bool> {
 }
 
 /// Waits until the monitor says `what`, and returns the first byte of it; `None` when it ends before.
-fn listen(peer: &mut Peer, what: Kind) -> Result<Option<u8>> {
+///
+/// # Errors
+/// The system's.
+pub fn listen(peer: &mut Peer, what: Kind) -> Result<Option<u8>> {
     loop {
         let mut fds = [PollFd::new(&peer.stream, PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
@@ -232,27 +245,48 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
     Ok(())
 }
 
+/// The file that who waits for a container makes, and keeps open over the end of the container.
+const EXIT: &str = "exit";
+
+/// Leaves the exit code to those who wait for a container that is about to be removed.
+pub fn bequeath(record: &Record, code: u8) {
+    let will = std::fs::File::options()
+        .append(true)
+        .open(record.dir().join(EXIT));
+    // Mostly nobody waits, and there is no such file.
+    let _ = will.and_then(|mut will| std::io::Write::write_all(&mut will, &[code]));
+}
+
 /// Waits for the end of the container and returns its exit code; at once when it does not run.
 ///
 /// # Errors
 /// `NotFound` when it is removed meanwhile.
 pub fn wait(record: &Record) -> Result<u8> {
+    let mut code = [0_u8];
     loop {
         let state = record.state()?;
         if !matches!(state.status, Status::Running | Status::Restarting) {
             return Ok(state.exit_code);
         }
         // From the monitor the code can be had even when the container goes with its end.
-        let stream = paths::monitor_socket(&record.id).map(UnixStream::connect)?;
-        if let Ok(stream) = stream {
-            let mut peer = Peer::new(stream).context("talking to the monitor")?;
-            if peer.say(Kind::Wait, &[]).is_ok()
-                && let Some(code) = listen(&mut peer, Kind::Exit)?
-            {
-                return Ok(code);
-            }
+        if let Some(mut peer) = monitor(record)?
+            && peer.say(Kind::Wait, &[]).is_ok()
+            && let Some(code) = listen(&mut peer, Kind::Exit)?
+        {
+            return Ok(code);
         }
+        // A command in whose foreground it runs leaves the code there before it removes the container.
+        let will = std::fs::File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(record.dir().join(EXIT));
         settle(state.owner.as_ref())?;
+        if let Ok(mut will) = will
+            && let Ok(code) = std::io::Read::read_exact(&mut will, &mut code).map(|()| code[0])
+        {
+            return Ok(code);
+        }
         // One whose owner was killed is through with its last process.
         if let Some((_, process)) = found(record)?.and_then(running) {
             ended_within(&process, None)?;

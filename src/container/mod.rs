@@ -1,6 +1,8 @@
 //! The life of a container: from a checked specification to an exit code.
 
 pub mod attach;
+pub mod check;
+pub mod copy;
 pub mod describe;
 pub mod diff;
 pub mod events;
@@ -8,6 +10,7 @@ pub mod exec;
 pub mod follow;
 mod foreground;
 pub mod group;
+pub mod health;
 pub mod lifecycle;
 pub mod logs;
 pub mod monitor;
@@ -116,6 +119,7 @@ pub fn run(
             store,
             &Event::container("die", &spec).with("exitCode", code),
         );
+        lifecycle::bequeath(&record, *code);
     }
     emit(store, &Event::container("destroy", &spec));
     // The record goes last: while it is there, the next sweep finds what could not be removed.
@@ -312,7 +316,27 @@ fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Or
         spec.network = crate::spec::Network::Host;
     }
     settle(&mut spec, plan);
-    let root = match &spec.rootfs {
+    let (root, driver) = root(record, &spec)?;
+    let etc = write_etc(&spec, &machine.network, &dir)?;
+    Ok(Order {
+        root,
+        driver,
+        become_ids: None,
+        only_ids: (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner)),
+        has_tty_group: plan.has_gid(5),
+        etc,
+        volumes: make_volumes(store, &spec)?,
+        raise_loopback: machine.network.is_private(),
+        wait_for_network: machine.network.has_helper(),
+        own_group: group.is_some(),
+        spec,
+    })
+}
+
+/// Where the container's root file system comes from, and how it is mounted.
+fn root(record: &Record, spec: &ContainerSpec) -> Result<(RootPlan, Driver)> {
+    let (store, dir) = (record.store(), record.dir());
+    let plan = match &spec.rootfs {
         Rootfs::Layers { diff_ids } => RootPlan::Overlay {
             base: store.root().to_owned(),
             lowers: diff_ids
@@ -335,20 +359,13 @@ fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Or
         }
         Rootfs::Host => RootPlan::Host { dir: dir.clone() },
     };
-    let etc = write_etc(&spec, &machine.network, &dir)?;
-    Ok(Order {
-        root,
-        driver: driver()?,
-        become_ids: None,
-        only_ids: (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner)),
-        has_tty_group: plan.has_gid(5),
-        etc,
-        volumes: make_volumes(store, &spec)?,
-        raise_loopback: machine.network.is_private(),
-        wait_for_network: machine.network.has_helper(),
-        own_group: group.is_some(),
-        spec,
-    })
+    // What was begun as a copy goes on as one: an overlay would bring deleted files back.
+    let driver = if is_copy(&dir) {
+        Driver::Copy
+    } else {
+        driver()?
+    };
+    Ok((plan, driver))
 }
 
 fn driver() -> Result<Driver> {
@@ -435,11 +452,22 @@ pub fn disk_error(error: std::io::Error, path: &Path) -> anyhow::Error {
 }
 
 /// The copy of the layers that stands in for an overlay.
-fn copy_root(
-    store: &Store,
+fn copy_root(plan: &RootPlan, ids: &Plan, helpers: Option<&idmap::Helpers>) -> Result<PathBuf> {
+    copy_once(plan, |lowers, into| {
+        let into = into.to_owned();
+        stage::parent::job(Job::Flatten { lowers, into }, "copy", ids, helpers).map(|_| ())
+    })
+}
+
+/// As [`copy_root`], in a job that has the container's ids already.
+fn copy_here(plan: &RootPlan) -> Result<PathBuf> {
+    copy_once(plan, |lowers, into| stage::job::flatten(&lowers, into))
+}
+
+/// Has the layers copied, the lowest first, unless that was done before: the copy is the container's own by then.
+fn copy_once(
     plan: &RootPlan,
-    ids: &Plan,
-    helpers: Option<&idmap::Helpers>,
+    copy: impl FnOnce(Vec<PathBuf>, &Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let RootPlan::Overlay {
         base,
@@ -451,15 +479,32 @@ fn copy_root(
         return Err(Fail::system("this root has no layers").into());
     };
     let into = base.join(upper);
-    let job = Job::Flatten {
-        lowers: lowers
-            .iter()
-            .map(|lower| store.root().join(lower))
-            .collect(),
-        into: into.clone(),
-    };
-    stage::parent::job(job, "copy", ids, helpers)?;
+    let dir = into.parent().unwrap_or(base);
+    if is_copy(dir) {
+        return Ok(into);
+    }
+    let note = dir.join(COPY);
+    let has_changes = std::fs::read_dir(&into).map_or(true, |mut entries| entries.next().is_some());
+    if has_changes && !note.exists() {
+        return Err(Fail::unsupported(
+            "the container's changes were made over an overlay, and a copy of the image would replace them",
+        )
+        .hint("start it as it was started first: see RL_STORAGE_DRIVER, and rl doctor")
+        .into());
+    }
+    std::fs::write(&note, "begun\n").map_err(|error| disk_error(error, &note))?;
+    copy(lowers.iter().map(|lower| base.join(lower)).collect(), &into)?;
+    std::fs::write(&note, COPIED).map_err(|error| disk_error(error, &note))?;
     Ok(into)
+}
+
+/// The file of a container that says how far the copy of its layers is.
+const COPY: &str = "copy";
+const COPIED: &str = "done\n";
+
+/// Whether the writable directory of the container at `dir` has all of its image's files.
+fn is_copy(dir: &Path) -> bool {
+    std::fs::read_to_string(dir.join(COPY)).is_ok_and(|text| text == COPIED)
 }
 
 /// A fresh id: 64 hexadecimal digits.

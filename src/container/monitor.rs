@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attach::{Kind, Peer};
 use super::events::{self, Event};
+use super::health::{self, Checks};
 use super::logs::{Stream, Writer};
 use super::record::{Lock, Record};
 use super::state::{self, State, Status};
@@ -149,6 +150,8 @@ struct Client {
     gone: bool,
     /// It wants no output.
     quiet: bool,
+    /// It waits for a health check to end.
+    awaits_check: bool,
 }
 
 impl Client {
@@ -157,6 +160,7 @@ impl Client {
             peer: Peer::new(stream).context("preparing a watcher's socket")?,
             gone: false,
             quiet: false,
+            awaits_check: false,
         })
     }
 }
@@ -170,6 +174,8 @@ struct Monitor {
     listener: Option<UnixListener>,
     report: Option<Channel>,
     clients: Vec<Client>,
+    /// While the program runs.
+    checks: Option<Checks>,
     stay_ended: bool,
     /// A command wants the program killed.
     die: bool,
@@ -191,6 +197,7 @@ impl Monitor {
             signals: sys::signal::Queue::all()?,
             listener: None,
             report: None,
+            checks: None,
             stay_ended: false,
             die: false,
             group: None,
@@ -376,11 +383,10 @@ impl Monitor {
             group: self.group.as_ref(),
             stdio: [fd(0), fd(1), fd(2)],
         };
-        let store = self.record.store().clone();
         let mut running = parent::start(
             &launch,
             &mut |line| lines.push(line.to_owned()),
-            &mut |root| copy_root(&store, root, &machine.plan, machine.helpers()),
+            &mut |root| copy_root(root, &machine.plan, machine.helpers()),
         )?;
         drop(stdio);
         for line in lines {
@@ -400,7 +406,9 @@ impl Monitor {
         if let Some(console) = &streams.console {
             rustix::io::ioctl_fionbio(console, true).context("preparing the terminal")?;
         }
+        self.checks = Checks::begin(&self.record, &self.spec);
         let served = self.serve(&running, &mut streams);
+        self.checks = None;
         if served.is_err() {
             running.child.kill();
         }
@@ -432,29 +440,30 @@ impl Monitor {
 
     /// The poll loop of one run: until the program has ended and its output is taken.
     fn serve(&mut self, running: &Running, streams: &mut Streams) -> Result<()> {
-        let mut deadline = self
-            .spec
-            .timeout_s
-            .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let mut deadline = self.spec.timeout_s.map(after);
+        let mut asked = false;
         loop {
             let happened = self.wait(Some(&running.child.pidfd), streams, deadline)?;
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 running.child.kill();
+                deadline = None;
             }
             if happened.contains_key(&Source::Signal) {
                 let signal = self.signals.wait()?;
-                // A monitor that is asked to end asks its container: a log-out, a shutdown.
+                // A monitor that is asked to end stops its container, as `rl stop` would: a log-out, a shutdown.
                 if matches!(signal.number, libc::SIGTERM | libc::SIGHUP | libc::SIGINT)
                     && !signal.from_kernel
+                    && !asked
                 {
-                    self.stay_ended = true;
-                    running.child.signal(
-                        sys::signal::number(&self.spec.stop_signal).unwrap_or(libc::SIGTERM),
-                    )?;
-                    // A program that does not listen must not hold up a shutdown.
-                    let last =
-                        Instant::now() + Duration::from_secs(self.spec.stop_timeout_s.into());
-                    deadline = Some(deadline.map_or(last, |deadline| deadline.min(last)));
+                    (asked, self.stay_ended) = (true, true);
+                    let number =
+                        sys::signal::number(&self.spec.stop_signal).unwrap_or(libc::SIGTERM);
+                    let event = Event::container("kill", &self.spec).with("signal", &number);
+                    super::emit(self.record.store(), &event);
+                    running.child.signal(number)?;
+                    let patience = after(u64::from(self.spec.stop_timeout_s));
+                    deadline = Some(deadline.map_or(patience, |deadline| deadline.min(patience)));
                 }
             }
             self.turn(&happened, streams)?;
@@ -528,6 +537,12 @@ impl Monitor {
         if let (Some(input), false) = (&streams.input, streams.pending.is_empty()) {
             sources.push((Source::Input, input.as_fd(), PollFlags::OUT));
         }
+        let checks = self.checks.as_ref();
+        for fd in checks.map(Checks::descriptors).unwrap_or_default() {
+            sources.push((Source::Check, fd, PollFlags::IN));
+        }
+        let due = checks.and_then(Checks::deadline);
+        let deadline = deadline.into_iter().chain(due).min();
         let mut fds: Vec<PollFd<'_>> = sources
             .iter()
             .map(|(_, fd, events)| PollFd::from_borrowed_fd(*fd, *events))
@@ -552,7 +567,7 @@ impl Monitor {
     ) -> Result<()> {
         for (source, events) in happened {
             match source {
-                Source::Signal | Source::Program => {}
+                Source::Signal | Source::Program | Source::Check => {}
                 Source::Listener => self.welcome(),
                 Source::Output | Source::Error => {
                     self.take(*source, streams)?;
@@ -574,8 +589,19 @@ impl Monitor {
                 }
             }
         }
+        self.check_health();
         self.clients.retain(|client| !client.gone);
         Ok(())
+    }
+
+    fn check_health(&mut self) {
+        let Some(code) = self.checks.as_mut().and_then(Checks::step) else {
+            return;
+        };
+        for client in self.clients.iter_mut().filter(|client| client.awaits_check) {
+            client.awaits_check = false;
+            client.gone |= client.peer.say(Kind::Done, &[health::word(code)]).is_err();
+        }
     }
 
     fn welcome(&mut self) {
@@ -591,7 +617,7 @@ impl Monitor {
         let client = &mut self.clients[position];
         client.peer.send()?;
         let (mut stay_ended, mut size, mut end) = (false, None, false);
-        let (mut die, mut quiet) = (false, client.quiet);
+        let (mut die, mut quiet, mut check) = (false, client.quiet, false);
         let pending = &mut streams.pending;
         let open = client.peer.receive(|kind, body| match kind {
             Kind::Input => pending.extend_from_slice(body),
@@ -600,6 +626,7 @@ impl Monitor {
             Kind::StayEnded => stay_ended = true,
             Kind::Die => (stay_ended, die) = (true, true),
             Kind::Wait => quiet = true,
+            Kind::Check => check = true,
             Kind::Output | Kind::Error | Kind::Exit | Kind::Done => {}
         })?;
         if let (Some([a, b, c, d]), Some(console)) = (size, &streams.console) {
@@ -610,6 +637,10 @@ impl Monitor {
             );
         }
         client.quiet = quiet;
+        if check && let Some(checks) = &mut self.checks {
+            client.awaits_check = true;
+            checks.hurry();
+        }
         self.die |= die;
         streams.end_of_input |= end;
         streams.feed();
@@ -636,6 +667,7 @@ impl Monitor {
             | Source::Signal
             | Source::Program
             | Source::Listener
+            | Source::Check
             | Source::Client(_) => (&mut streams.output, Stream::Stdout, Kind::Output),
         };
         let Some(open) = fd else { return Ok(false) };
@@ -729,6 +761,7 @@ enum Source {
     Signal,
     Program,
     Listener,
+    Check,
     Output,
     Error,
     Console,

@@ -5,6 +5,7 @@
 //! reboot nor a number used again is taken for it.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -98,7 +99,7 @@ impl Process {
         Ok(Self {
             pid,
             start,
-            boot: boot_id()?,
+            boot: boot_id()?.to_owned(),
         })
     }
 
@@ -108,21 +109,21 @@ impl Process {
         let pid = rustix::process::Pid::from_raw(self.pid)?;
         let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
         // Opened first, compared afterwards: what the descriptor means cannot change any more.
-        (Process::of(self.pid).ok().as_ref() == Some(self) && !self.is_zombie()).then_some(fd)
+        self.is_alive().then_some(fd)
     }
 
     /// Whether it is still the same and has not ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        Process::of(self.pid).ok().as_ref() == Some(self) && !self.is_zombie()
-    }
-
-    fn is_zombie(&self) -> bool {
+        // Where it did not start in this boot, its number is somebody else's.
+        if boot_id().ok() != Some(self.boot.as_str()) {
+            return false;
+        }
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         let state = stat
             .rsplit_once(')')
             .and_then(|(_, rest)| rest.trim_start().chars().next());
-        matches!(state, None | Some('Z' | 'X'))
+        start_time(&stat) == Some(self.start) && !matches!(state, None | Some('Z' | 'X'))
     }
 }
 
@@ -132,11 +133,15 @@ fn start_time(stat: &str) -> Option<u64> {
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Which boot this is.
-fn boot_id() -> Result<String> {
+/// Which boot this is; no process lives over two.
+fn boot_id() -> Result<&'static str> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(known) = BOOT.get() {
+        return Ok(known);
+    }
     let path = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
-    Ok(text.trim().to_owned())
+    Ok(BOOT.get_or_init(|| text.trim().to_owned()))
 }
 
 /// Now, as it is stored.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -15,6 +15,11 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::sys;
+
+/// What fuse-overlayfs writes before a deleted name where it may make no device node: an empty file.
+const MARK: &[u8] = b".wh.";
+/// What is left of its mark for a directory that hides those below, when [`MARK`] is taken off.
+const OPAQUE: &[u8] = b".wh..opq";
 
 /// One directory: its parts in the layers, the topmost first.
 #[derive(Debug)]
@@ -62,12 +67,35 @@ impl Dir {
             for entry in rustix::fs::Dir::read_from(part).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let name = entry.file_name().to_bytes();
-                if name != b"." && name != b".." {
+                // fuse-overlayfs' marks stand beside what they hide.
+                let name = match name.strip_prefix(MARK) {
+                    Some(hidden) if is_mark(part, name) => hidden,
+                    _ => name,
+                };
+                if !matches!(name, b"." | b".." | b"" | OPAQUE) {
                     names.insert(name.to_vec(), ());
                 }
             }
         }
         Ok(names.into_keys().collect())
+    }
+
+    /// The names as they stand in a directory that is no layer's.
+    ///
+    /// # Errors
+    /// getdents64(2).
+    pub fn plain_names(dir: BorrowedFd<'_>) -> sys::Result<Vec<Vec<u8>>> {
+        let failed = |errno| sys::Error::new("getdents64()", errno);
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// What `name` is in the merged tree, and its directory where it is one.
@@ -117,6 +145,7 @@ pub fn look(dir: BorrowedFd<'_>, name: &[u8]) -> sys::Result<Found> {
     };
     let fd = match rustix::fs::openat(dir, OsStr::from_bytes(name), flags, Mode::empty()) {
         Ok(fd) => fd,
+        Err(Errno::NOENT) if is_mark(dir, &[MARK, name].concat()) => return Ok(Found::Whiteout),
         Err(Errno::NOENT) => return Ok(Found::Nothing),
         Err(errno) => return Err(failed("openat", errno)),
     };
@@ -150,8 +179,22 @@ pub fn listed(fd: BorrowedFd<'_>, name: &[u8]) -> sys::Result<OwnedFd> {
 fn is_opaque(dir: Option<&OwnedFd>) -> bool {
     let mut value = [0_u8; 8];
     dir.is_some_and(|dir| {
-        rustix::fs::fgetxattr(dir, "user.overlay.opaque", &mut value[..])
-            .is_ok_and(|length| &value[..length] == b"y")
+        ["user.overlay.opaque", "user.fuseoverlayfs.opaque"]
+            .iter()
+            .any(|name| {
+                rustix::fs::fgetxattr(dir, *name, &mut value[..])
+                    .is_ok_and(|length| &value[..length] == b"y")
+            })
+            || is_mark(dir, &[MARK, OPAQUE].concat())
+    })
+}
+
+/// Whether `name` is an empty file: a mark of fuse-overlayfs, when the name is that of one. Source: its `main.c`,
+/// `create_whiteout` and `set_fd_opaque`.
+fn is_mark(dir: impl AsFd, name: &[u8]) -> bool {
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statat(dir, OsStr::from_bytes(name), flags).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0
     })
 }
 

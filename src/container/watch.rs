@@ -66,10 +66,7 @@ pub fn watch(record: &Record, stream: UnixStream, how: &Watch) -> Result<Left> {
         None
     };
     let mut peer = Peer::new(stream).context("preparing the monitor's socket")?;
-    let mut keys = Keys {
-        wanted: how.detach_keys.clone(),
-        seen: 0,
-    };
+    let mut keys = Keys::new(how.detach_keys.clone());
     let mut input = how.input;
     if how.tty {
         say_size(&mut peer);
@@ -128,6 +125,7 @@ pub fn watch(record: &Record, stream: UnixStream, how: &Watch) -> Result<Left> {
                     | Kind::StayEnded
                     | Kind::Die
                     | Kind::Wait
+                    | Kind::Check
                     | Kind::Done => {}
                 })
                 .context("listening to the monitor")?;
@@ -198,15 +196,21 @@ fn pass(record: &Record, signal: i32) {
 
 /// Finds the keys that leave in what is typed.
 #[derive(Debug)]
-struct Keys {
+pub struct Keys {
     wanted: Vec<u8>,
     seen: usize,
 }
 
 impl Keys {
+    /// Looks for these; for none when empty.
+    #[must_use]
+    pub fn new(wanted: Vec<u8>) -> Self {
+        Self { wanted, seen: 0 }
+    }
+
     /// What goes on to the program, and whether the keys were complete. Their beginning is held back until it
     /// is known not to be them.
-    fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+    pub fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(typed.len());
         for &byte in typed {
             if self.wanted.get(self.seen) == Some(&byte) {
@@ -262,10 +266,7 @@ mod tests {
 
     #[test]
     fn the_keys_that_leave_are_found_and_nothing_else_is_swallowed() {
-        let mut keys = Keys {
-            wanted: vec![16, 17],
-            seen: 0,
-        };
+        let mut keys = Keys::new(vec![16, 17]);
         assert_eq!(keys.filter(b"ab"), (b"ab".to_vec(), false));
         assert_eq!(keys.filter(&[16]), (Vec::new(), false));
         assert_eq!(keys.filter(b"x"), (vec![16, b'x'], false));

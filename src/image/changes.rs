@@ -1,7 +1,7 @@
-//! Instructions of `rl import --change`, in a Dockerfile's words: `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`,
-//! `LABEL`, `STOPSIGNAL`, `USER`, `VOLUME`, `WORKDIR`. Pure.
+//! Instructions of `rl import --change` and `rl commit --change`, in a Dockerfile's words: `CMD`, `ENTRYPOINT`,
+//! `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, `ONBUILD`, `STOPSIGNAL`, `USER`, `VOLUME`, `WORKDIR`. Pure.
 
-use super::config::{Empty, RunConfig};
+use super::config::{Empty, Healthcheck, RunConfig};
 use crate::error::Fail;
 
 /// Applies one instruction.
@@ -61,10 +61,12 @@ pub fn apply(config: &mut RunConfig, line: &str) -> Result<(), Fail> {
                 format!("{}/{rest}", config.working_dir.trim_end_matches('/'))
             };
         }
+        "ONBUILD" => config.on_build.push(rest.to_owned()),
+        "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest).map_err(|why| wrong(&why))?),
         "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
         _ => {
             return Err(wrong("this instruction is not known here").hint(
-                "known are CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR",
+                "known are CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR",
             ));
         }
     }
@@ -77,6 +79,70 @@ fn command(text: &str) -> Option<Vec<String>> {
         return None;
     }
     Some(list(text).unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()]))
+}
+
+/// `NONE`, or `[--interval=30s …] CMD …`. Source: Dockerfile reference, HEALTHCHECK.
+fn healthcheck(text: &str) -> Result<Healthcheck, String> {
+    let mut check = Healthcheck::default();
+    let mut rest = text;
+    while let Some(flag) = rest.strip_prefix("--") {
+        let (flag, after) = flag.split_once(char::is_whitespace).unwrap_or((flag, ""));
+        let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
+        let time = || duration(value).ok_or_else(|| format!("`{value}` is no time such as 30s"));
+        match name {
+            "interval" => check.interval = time()?,
+            "timeout" => check.timeout = time()?,
+            "start-period" => check.start_period = time()?,
+            "start-interval" => check.start_interval = time()?,
+            "retries" => {
+                check.retries = value
+                    .parse()
+                    .map_err(|_| format!("`{value}` is no number"))?;
+            }
+            _ => return Err(format!("`--{name}` is not known")),
+        }
+        rest = after.trim_start();
+    }
+    let (word, command) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let command = command.trim();
+    check.test = match (word.to_ascii_uppercase().as_str(), command) {
+        ("NONE", "") => vec!["NONE".to_owned()],
+        ("CMD", command) if !command.is_empty() => match list(command) {
+            Some(words) => [vec!["CMD".to_owned()], words].concat(),
+            None => vec!["CMD-SHELL".to_owned(), command.to_owned()],
+        },
+        _ => return Err("write NONE or CMD and a command".to_owned()),
+    };
+    Ok(check)
+}
+
+/// `1h2m3.5s`, `500ms` in nanoseconds, as Go writes them.
+fn duration(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
+        let number: f64 = rest[..end].parse().ok()?; // the caller says what is wrong
+        rest = &rest[end..];
+        let (unit, factor) = [
+            ("ns", 1.0),
+            ("us", 1e3),
+            ("ms", 1e6),
+            ("s", 1e9),
+            ("m", 6e10),
+            ("h", 3.6e12),
+        ]
+        .into_iter()
+        .find(|(unit, _)| rest.starts_with(unit))?;
+        rest = &rest[unit.len()..];
+        total += number * factor;
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be in range"
+    )]
+    (!text.is_empty() && total < 9e18).then_some(total as u64)
 }
 
 fn list(text: &str) -> Option<Vec<String>> {
@@ -140,9 +206,20 @@ mod tests {
             "WORKDIR /x",
             "WORKDIR y",
             "STOPSIGNAL SIGINT",
+            "ONBUILD RUN make",
+            "HEALTHCHECK --interval=1m30s --retries=3 --timeout=500ms CMD [\"true\", \"x\"]",
         ] {
             apply(&mut config, line).unwrap();
         }
+        assert_eq!(config.on_build, ["RUN make"]);
+        let check = config.healthcheck.unwrap();
+        assert_eq!(check.test, ["CMD", "true", "x"]);
+        assert_eq!(
+            (check.interval, check.timeout, check.retries),
+            (90_000_000_000, 500_000_000, 3)
+        );
+        assert_eq!(healthcheck("CMD a b").unwrap().test, ["CMD-SHELL", "a b"]);
+        assert_eq!(healthcheck("none").unwrap().test, ["NONE"]);
         assert_eq!(config.cmd.unwrap(), ["a", "b c"]);
         assert_eq!(config.entrypoint.unwrap(), ["/bin/sh", "-c", "exec \"$@\""]);
         assert_eq!(config.env, ["B=two words", "C=x y", "A=one value"]);
@@ -161,6 +238,9 @@ mod tests {
             "EXPOSE x",
             "LABEL a=\"b",
             "EXPOSE 0",
+            "HEALTHCHECK CMD",
+            "HEALTHCHECK --interval=5 CMD x",
+            "HEALTHCHECK --what CMD x",
         ] {
             assert!(apply(&mut RunConfig::default(), bad).is_err(), "{bad}");
         }

@@ -12,7 +12,7 @@ use super::manifest::{Manifest, null_is_empty, read};
 use super::platform::Platform;
 use super::reference::Digest;
 use crate::error::Fail;
-use crate::spec::ImageDefaults;
+use crate::spec::{Health, ImageDefaults};
 
 /// What an image says of itself and of the containers made from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -165,6 +165,40 @@ pub struct Healthcheck {
     pub retries: u64,
 }
 
+impl Healthcheck {
+    /// What a container does of it; a line runs in the image's own shell.
+    fn health(&self, shell: &[String]) -> Option<Health> {
+        let (kind, words) = self.test.split_first()?;
+        let command = match kind.as_str() {
+            "CMD" => words.to_vec(),
+            "CMD-SHELL" => shell_line(shell, &words.join(" ")),
+            // `NONE`; docker runs nothing either for a word that it does not know.
+            _ => return None,
+        };
+        Some(Health {
+            command,
+            none: false,
+            interval_ns: self.interval,
+            timeout_ns: self.timeout,
+            start_period_ns: self.start_period,
+            start_interval_ns: self.start_interval,
+            retries: u32::try_from(self.retries).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+/// The words that run a line in a shell; `/bin/sh` where none is named.
+#[must_use]
+pub fn shell_line(shell: &[String], line: &str) -> Vec<String> {
+    let mut words = if shell.is_empty() {
+        vec!["/bin/sh".to_owned(), "-c".to_owned()]
+    } else {
+        shell.to_vec()
+    };
+    words.push(line.to_owned());
+    words
+}
+
 /// The layers by the digests of their unpacked tars.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RootFs {
@@ -238,6 +272,10 @@ impl ImageConfig {
             stop_signal: config.stop_signal.clone().filter(|text| !text.is_empty()),
             labels: config.labels.clone(),
             exposed_ports: config.exposed_ports.keys().cloned().collect(),
+            health: config
+                .healthcheck
+                .as_ref()
+                .and_then(|check| check.health(&config.shell)),
         }
     }
 }
@@ -284,6 +322,7 @@ mod tests {
         assert_eq!(defaults.exposed_ports, ["80/tcp"]);
         assert_eq!(defaults.command, Some(vec!["sh".to_owned()]));
         assert_eq!(defaults.stop_signal, None);
+        assert_eq!(defaults.health.unwrap().command, ["true"]);
         assert_eq!(config.platform().to_string(), "linux/amd64");
         assert_eq!(
             config.config.healthcheck.as_ref().unwrap().interval,

@@ -19,6 +19,7 @@
 pub mod archive;
 pub mod auth;
 pub mod changes;
+pub mod commit;
 pub mod config;
 pub mod entries;
 pub mod ingest;

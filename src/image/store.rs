@@ -211,6 +211,20 @@ impl Images {
         Ok(images)
     }
 
+    /// Each entry of the list by a name or digest, with its image or what is wrong with it.
+    ///
+    /// # Errors
+    /// `Corrupt` when the list itself is damaged.
+    pub fn each(&self) -> Result<Vec<(String, Result<StoredImage>)>> {
+        let index = self.read_index()?;
+        let one = |entry: &Descriptor| {
+            let name =
+                name_of(entry).map_or_else(|| entry.digest.to_string(), |name| name.to_string());
+            (name, self.read_image(&index, entry))
+        };
+        Ok(index.manifests.iter().map(one).collect())
+    }
+
     /// Bytes of the image's unpacked files; layers that are not unpacked count nothing.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
@@ -46,16 +46,25 @@ fn run(
             Ok(String::new())
         }
         Job::Flatten { lowers, into } => {
-            let target = sys::fs::open_trusted(&into, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            for lower in &lowers {
-                let source = sys::fs::open_trusted(lower, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                sys::fs::copy_tree(source.as_fd(), target.as_fd())
-                    .with_context(|| format!("copying `{}`", lower.display()))?;
-            }
+            flatten(&lowers, &into)?;
             Ok(String::new())
         }
         Job::Image { request } => image(&request, root),
     }
+}
+
+/// Copies these trees, the lowest first, into one.
+///
+/// # Errors
+/// The system's, with the tree.
+pub fn flatten(lowers: &[PathBuf], into: &Path) -> Result<()> {
+    let target = sys::fs::open_trusted(into, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for lower in lowers {
+        let source = sys::fs::open_trusted(lower, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        sys::fs::copy_layer(source.as_fd(), target.as_fd())
+            .with_context(|| format!("copying `{}`", lower.display()))?;
+    }
+    Ok(())
 }
 
 /// Removes the tree at `path`.

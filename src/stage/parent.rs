@@ -319,6 +319,8 @@ pub struct Aids {
     pub stdio: [Option<OwnedFd>; 2],
     /// A directory to work in.
     pub root: Option<OwnedFd>,
+    /// The user namespace to work in, in place of a new one.
+    pub user: Option<OwnedFd>,
 }
 
 /// As [`job`]; `meanwhile` runs in this process while the job does, at the other ends of its pipes.
@@ -336,10 +338,14 @@ pub fn job_with(
     let title = CString::new(format!("rl:[job] {title}")).context("a title with a NUL byte")?;
     let argv = words(title, JOB, 3);
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
-    let Aids { stdio, root } = aids;
+    let Aids { stdio, root, user } = aids;
     let child = clone(&Sealed {
         namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
-        enter: None,
+        // Its mount namespace is a copy of the host's then, too.
+        enter: user.as_ref().map(|user| Enter {
+            user: user.as_fd(),
+            others: &[],
+        }),
         cgroup: None,
         argv: &argv,
         // Logins, proxies, certificates and the terminal are named there.
@@ -359,7 +365,9 @@ pub fn job_with(
             serde_json::to_vec(&ToStage::Work(Box::new(job))).context("writing a message")?;
         here.send(&text, root.as_ref().map(|fd| fd.as_fd()))
             .context(Gone)?;
-        idmap::apply(child.pid, plan, helpers)?;
+        if user.is_none() {
+            idmap::apply(child.pid, plan, helpers)?;
+        }
         send(&mut here, &ToStage::Mapped)?;
         let met = meanwhile();
         if let Err(error) = met
@@ -561,18 +569,39 @@ fn mount_otherwise(
     copy_root(plan)
 }
 
+/// fuse-overlayfs in the container's user and mount namespaces, but the host's processes: nothing inside can
+/// see or kill it. It has a copy of the mount namespace, which the shared mount at `merged` connects (`rootfs`).
 fn fuse(plan: &RootPlan, running: &mut Running) -> Result<PathBuf> {
+    let pid = running.child.pid;
+    let namespace = |kind: &str| {
+        let path = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
+        sys::fs::open_trusted(Path::new(&path), OFlags::RDONLY)
+    };
+    let (user, mount) = (namespace("user")?, namespace("mnt")?);
+    let (merged, child) = mount_fuse(plan, pid, &[user.as_fd(), mount.as_fd()])?;
+    running.fuse = Some(child);
+    Ok(merged)
+}
+
+/// fuse-overlayfs for this process, which has gone into `base`, and for as long as it lives.
+///
+/// # Errors
+/// `Unsupported` when it is not installed or does not mount.
+pub fn fuse_here(plan: &RootPlan) -> Result<(PathBuf, Child)> {
+    mount_fuse(plan, rustix::process::getpid(), &[])
+}
+
+/// fuse-overlayfs for the process `pid`, which stands in `base`.
+fn mount_fuse(
+    plan: &RootPlan,
+    pid: rustix::process::Pid,
+    join: &[BorrowedFd<'_>],
+) -> Result<(PathBuf, Child)> {
     let program = find_program("fuse-overlayfs").ok_or_else(|| {
         Fail::unsupported("fuse-overlayfs is not installed")
             .hint("ask your administrator for the package `fuse-overlayfs`")
             .code("RL-F04")
     })?;
-    mount_fuse(&program, plan, running)
-}
-
-/// fuse-overlayfs in the container's user and mount namespaces, but the host's processes: nothing inside can
-/// see or kill it. It has a copy of the mount namespace, which the shared mount at `merged` connects (`rootfs`).
-fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<PathBuf> {
     let RootPlan::Overlay {
         base,
         lowers,
@@ -583,12 +612,8 @@ fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<
     else {
         return Err(Fail::system("this root has no layers").into());
     };
-    let pid = running.child.pid.as_raw_nonzero();
-    let namespace = |kind: &str| {
-        sys::fs::open_trusted(Path::new(&format!("/proc/{pid}/ns/{kind}")), OFlags::RDONLY)
-    };
-    let (user, mount) = (namespace("user")?, namespace("mnt")?);
-    // Pid 1 stands in `base`. A path by way of it has nothing that fuse-overlayfs or libfuse take for a separator.
+    let pid = pid.as_raw_nonzero();
+    // It stands in `base`. A path by way of it has nothing that fuse-overlayfs or libfuse take for a separator.
     let short = |path: &Path| format!("/proc/{pid}/cwd/{}", path.display());
     let lower = lowers
         .iter()
@@ -619,12 +644,11 @@ fn mount_fuse(program: &Path, plan: &RootPlan, running: &mut Running) -> Result<
         null: null.as_fd(),
         stderr: null.as_fd(),
         keep: &[],
-        join: &[user.as_fd(), mount.as_fd()],
-        own_mounts: true,
+        join,
+        own_mounts: !join.is_empty(),
     })?;
     wait_mounted(pid.get(), &target, &child)?;
-    running.fuse = Some(child);
-    Ok(merged.clone())
+    Ok((merged.clone(), child))
 }
 
 /// A path as mountinfo writes it. Source: proc(5), and `seq_path()` in the kernel, which escapes these four.

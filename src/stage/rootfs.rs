@@ -13,7 +13,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
 use super::{Driver, Order, RootPlan};
 use crate::error::Fail;
-use crate::spec::{Device, Mount, MountSource, Namespace, Network, Shm};
+use crate::spec::{ContainerSpec, Device, Mount, MountSource, Namespace, Network, Shm};
 use crate::sys;
 use crate::sys::fs::Root;
 use crate::sys::mount::{Detached, Parameter, Recursive};
@@ -345,6 +345,17 @@ fn user_mount(mount: &Mount, volumes: &[(String, PathBuf)]) -> Vec<Op> {
             copy_up: *copy_up,
         }],
     }
+}
+
+/// The steps for what the user has mounted from outside: directories, files and volumes of the host.
+#[must_use]
+pub fn volumes(spec: &ContainerSpec, volumes: &[(String, PathBuf)]) -> Vec<Op> {
+    let outside = |mount: &&Mount| !matches!(mount.source, MountSource::Tmpfs { .. });
+    spec.mounts
+        .iter()
+        .filter(outside)
+        .flat_map(|mount| user_mount(mount, volumes))
+        .collect()
 }
 
 /// Does the steps inside `root`.

@@ -385,7 +385,50 @@ pub fn is_empty(dir: BorrowedFd<'_>) -> Result<bool> {
 /// # Errors
 /// The first call that fails, with the entry's path; `ENAMETOOLONG` for directories nested beyond any use.
 pub fn copy_tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>) -> Result<()> {
-    copy_below(from, into, Path::new("."), 0)
+    copy_below(from, into, Path::new("."), 0, Whiteouts::Files)
+}
+
+/// As [`copy_tree`] for the tree of a layer: what it says is deleted goes from `into`.
+///
+/// # Errors
+/// As [`copy_tree`].
+pub fn copy_layer(from: BorrowedFd<'_>, into: BorrowedFd<'_>) -> Result<()> {
+    copy_below(from, into, Path::new("."), 0, Whiteouts::Deletions)
+}
+
+/// What a whiteout is to a copy. Source: kernel documentation, filesystems/overlayfs.rst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whiteouts {
+    /// A file like others.
+    Files,
+    /// A deletion, as overlayfs takes it.
+    Deletions,
+}
+
+/// Whether overlay takes this file for a deleted name.
+fn is_whiteout(dir: BorrowedFd<'_>, name: &OsStr, stat: &rustix::fs::Stat) -> bool {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice => stat.st_rdev == 0,
+        FileType::RegularFile if stat.st_size == 0 => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(dir, name, flags, Mode::empty())
+                .is_ok_and(|fd| has_value(fd.as_fd(), "user.overlay.whiteout", None))
+        }
+        FileType::RegularFile
+        | FileType::Directory
+        | FileType::Symlink
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::BlockDevice
+        | FileType::Unknown => false,
+    }
+}
+
+/// Whether the attribute is there, with this value where one is given.
+fn has_value(fd: BorrowedFd<'_>, name: &str, wanted: Option<&[u8]>) -> bool {
+    let mut value = [0_u8; 8];
+    rustix::fs::fgetxattr(fd, name, &mut value[..])
+        .is_ok_and(|length| wanted.is_none_or(|wanted| &value[..length] == wanted))
 }
 
 fn copy_below(
@@ -393,6 +436,7 @@ fn copy_below(
     into: BorrowedFd<'_>,
     shown: &Path,
     depth: usize,
+    whiteouts: Whiteouts,
 ) -> Result<()> {
     let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
     if depth > DEPTH {
@@ -405,9 +449,9 @@ fn copy_below(
         if name == "." || name == ".." {
             continue;
         }
-        copy_entry(from, into, name, &shown.join(name), depth)?;
+        copy_entry(from, into, name, &shown.join(name), depth, whiteouts)?;
     }
-    copy_attributes(from, into, &own, shown)
+    copy_attributes(from, into, &own, shown, whiteouts)
 }
 
 fn copy_entry(
@@ -416,23 +460,33 @@ fn copy_entry(
     name: &OsStr,
     shown: &Path,
     depth: usize,
+    whiteouts: Whiteouts,
 ) -> Result<()> {
     let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
     let stat =
         rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("fstatat"))?;
+    if whiteouts == Whiteouts::Deletions && is_whiteout(from, name, &stat) {
+        return remove_tree(into, name);
+    }
     let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
     let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {
+            let source = rustix::fs::openat(from, name, open | OFlags::DIRECTORY, Mode::empty())
+                .map_err(failed("openat"))?;
+            let hides = has_value(source.as_fd(), "user.overlay.opaque", Some(b"y"));
+            let stands = rustix::fs::statat(into, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Directory);
+            if whiteouts == Whiteouts::Deletions && (hides || stands) {
+                remove_tree(into, name)?;
+            }
             match rustix::fs::mkdirat(into, name, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(failed("mkdirat")(errno)),
             }
-            let source = rustix::fs::openat(from, name, open | OFlags::DIRECTORY, Mode::empty())
-                .map_err(failed("openat"))?;
             let target = rustix::fs::openat(into, name, open | OFlags::DIRECTORY, Mode::empty())
                 .map_err(failed("openat"))?;
-            copy_below(source.as_fd(), target.as_fd(), shown, depth + 1)
+            copy_below(source.as_fd(), target.as_fd(), shown, depth + 1, whiteouts)
         }
         FileType::RegularFile => {
             remove_tree(into, name)?;
@@ -443,7 +497,7 @@ fn copy_entry(
             let target = rustix::fs::openat(into, name, create, Mode::RUSR | Mode::WUSR)
                 .map_err(failed("openat"))?;
             copy_data(source.as_fd(), target.as_fd()).map_err(failed("copy_file_range"))?;
-            copy_attributes(source.as_fd(), target.as_fd(), &stat, shown)
+            copy_attributes(source.as_fd(), target.as_fd(), &stat, shown, whiteouts)
         }
         FileType::Symlink => {
             remove_tree(into, name)?;
@@ -517,6 +571,7 @@ fn copy_attributes(
     to: BorrowedFd<'_>,
     stat: &rustix::fs::Stat,
     shown: &Path,
+    whiteouts: Whiteouts,
 ) -> Result<()> {
     let failed = |call: &'static str| move |errno| Error::new(format!("{call}({shown:?})"), errno);
     let (uid, gid) = (
@@ -533,6 +588,7 @@ fn copy_attributes(
     for name in names[..listed]
         .split(|byte| *byte == 0)
         .filter(|name| name.starts_with(b"user.") || *name == b"security.capability")
+        .filter(|name| whiteouts == Whiteouts::Files || !name.starts_with(b"user.overlay."))
     {
         let mut value = vec![0_u8; 65_536];
         if let Ok(length) = rustix::fs::fgetxattr(from, name, &mut value[..]) {

@@ -210,3 +210,58 @@ fn a_name_whose_container_was_never_described_is_given_up() {
         .collect();
     assert_eq!(names, ["kept"]);
 }
+
+/// Copies in and out, commits and execs, killed at any moment, of a container that runs and of one that does not.
+#[test]
+fn a_copy_a_commit_or_an_exec_that_is_killed_leaves_nothing() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let big = home.file("big", vec![7_u8; 8 << 20]);
+    let fill = "head -c 20000000 /dev/urandom >/big; touch /ready; sleep 1000";
+    home.rl("run -d --name c --network none busybox sh -c")
+        .arg(fill)
+        .ok();
+    wait_for("the container's file", || {
+        let looked = home.rl("exec c test -e /ready").run();
+        looked.status.success().then_some(())
+    });
+    home.rl("create --name k busybox").ok();
+    home.rl("cp").arg(&big).arg("k:/big").ok();
+    let before = processes(&home).len();
+    let mut hits = 0;
+    for round in 0..24 {
+        let name = if random(2) == 0 { "c" } else { "k" };
+        let (command, most) = match round % 4 {
+            0 => (
+                home.rl("cp")
+                    .arg(format!("{name}:/big"))
+                    .arg(home.path().join("out")),
+                120,
+            ),
+            1 => (home.rl("cp").arg(&big).arg(format!("{name}:/copy")), 120),
+            2 => (home.rl(&format!("commit -q {name} made:{round}")), 900),
+            _ => (home.rl("exec c sleep 1000"), 60),
+        };
+        let mut running = command.spawn();
+        std::thread::sleep(Duration::from_millis(random(most)));
+        if !running.ended() {
+            hits += 1;
+            running.signal(Signal::SIGKILL);
+        }
+        running.wait();
+        wait_for("the end of all that worked for it", || {
+            (processes(&home).len() <= before).then_some(())
+        });
+        verify(&home);
+    }
+    assert!(hits > 6, "only {hits} of 24 were killed");
+    home.rl("cp").arg(&big).arg("k:/copy").ok();
+    home.rl("cp k:/copy").arg(home.path().join("last")).ok();
+    assert!(std::fs::read(home.path().join("last")).unwrap() == vec![7_u8; 8 << 20]);
+    home.rl("commit -q k made:last").ok();
+    home.rl("run --rm --network none made:last test -s /copy")
+        .ok();
+    home.rl("rm -f -t 0 c").run();
+    home.rl("rm -f c k").ok();
+    assert_eq!(litter(&home), "");
+}

@@ -492,3 +492,53 @@ fn rls_own_file_is_on_a_read_only_mount_inside() {
     waiting.kill().unwrap();
     waiting.wait().unwrap();
 }
+
+#[test]
+fn the_keys_that_leave_leave_the_program_alone() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let _container = running(&home, "--network none");
+    let script = "echo ready; read line; echo got $line; echo >/left; until test -e /go; do sleep 0.05; done; echo >/over; exit 3";
+    for (flags, keys) in [("", "\x10\x11"), ("--detach-keys ctrl-x,q", "\x18q")] {
+        let mut terminal = home
+            .rl(&format!("exec -it {flags} c sh -c"))
+            .arg(script)
+            .in_terminal();
+        terminal.wait_for("ready");
+        terminal.type_in("hello\r");
+        terminal.wait_for("got hello");
+        terminal.type_in(keys);
+        assert!(terminal.wait().success());
+        assert!(!terminal.is_raw());
+        home.rl("exec c touch /go").ok();
+        wait_for("the program to go on to its end", || {
+            home.rl("exec c test -e /over")
+                .run()
+                .status
+                .success()
+                .then_some(())
+        });
+        let events = "events --since 1h --until 0s --filter event=exec_die --format";
+        wait_for("its end to be told", || {
+            let output = home.rl(events).arg("{{.Actor.Attributes.exitCode}}").ok();
+            output.lines().contains(&"3").then_some(())
+        });
+        home.rl("exec c rm /go /over /left").ok();
+    }
+    // Without keys the program's end is the command's.
+    let mut terminal = home
+        .rl("exec -it c sh -c")
+        .arg("echo ready; exit 6")
+        .in_terminal();
+    assert_eq!(terminal.wait().code(), Some(6));
+    let killed = home
+        .rl("exec -it c sh -c")
+        .arg("echo ready; sleep 4567")
+        .in_terminal();
+    killed.wait_for("ready");
+    killed.signal(Signal::SIGKILL);
+    wait_for("the program to go with its command", || {
+        let left = home.rl("top c -o args").ok();
+        (!left.stdout.contains("4567")).then_some(())
+    });
+}

@@ -585,3 +585,59 @@ fn the_monitor_stays_small_under_a_hundred_megabytes_of_output() {
     assert!(kib < 1024, "{kib} KiB of private memory");
     home.rl("rm -f c").ok();
 }
+
+#[test]
+fn a_monitor_that_is_told_to_end_stops_its_container_and_kills_it_in_the_end() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    detached(&home, "c", "--restart always", POLITE);
+    wait_for("the program", || {
+        home.rl("logs c")
+            .ok()
+            .stdout
+            .contains("ready")
+            .then_some(())
+    });
+    kill(monitor(&home, "c").unwrap(), Signal::SIGTERM).unwrap();
+    home.rl("wait c").says("7");
+    detached(&home, "d", "--restart always --stop-timeout 1", STUBBORN);
+    kill(monitor(&home, "d").unwrap(), Signal::SIGTERM).unwrap();
+    home.rl("wait d").says("137");
+    // The user has not stopped it: after a reboot it comes again.
+    assert_eq!(state(&home, "d")["stopped"], false);
+    home.rl("rm c d").ok();
+}
+
+#[test]
+fn who_waits_for_a_container_in_the_foreground_gets_its_code() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let mut front = home
+        .rl("run --rm --network none --name c busybox sh -c")
+        .arg("echo up; trap 'exit 9' TERM; while :; do sleep 0.05; done")
+        .spawn();
+    front.wait_for_stdout("up");
+    let id = std::fs::read_link(home.store().join("names/c")).unwrap();
+    let waits: Vec<_> = (0..3).map(|_| home.rl("wait c").spawn()).collect();
+    wait_for("somebody to wait", || {
+        let will = home.store().join("containers").join(&id).join("exit");
+        will.exists().then_some(())
+    });
+    home.rl("kill -s TERM c").ok();
+    front.wait().code(9);
+    // The first is there; the others have waited, too, or came too late for a container that is gone.
+    let outputs: Vec<Output> = waits
+        .into_iter()
+        .map(super::support::Running::wait)
+        .collect();
+    assert!(
+        outputs.iter().any(|output| output.stdout == "9\n"),
+        "{outputs:?}"
+    );
+    for output in outputs {
+        assert!(
+            output.stdout == "9\n" || output.stderr.contains("no container"),
+            "{output:?}"
+        );
+    }
+}

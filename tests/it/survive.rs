@@ -294,6 +294,8 @@ fn whatever_is_killed_nothing_is_left_and_nothing_untrue_is_said() {
         home.rl("rm -f -v").arg(&name).ok();
         clean(&home, &case);
     }
+    home.rl("system check --repair").ok();
+    home.rl("system check").says("nothing is wrong");
     eprintln!("{done} rounds, {tally:?} killed, {:?}", begun.elapsed());
     assert!(hits * 4 > done, "only {hits} kills in {done} rounds");
     home.rl("run --rm --network none busybox echo fine")
@@ -344,6 +346,7 @@ fn twenty_commands_at_once_say_nothing_that_one_alone_would_not() {
         }
         clean(&home, &format!("round {round} of twenty at once"));
     }
+    home.rl("system check").says("nothing is wrong");
 }
 
 #[test]

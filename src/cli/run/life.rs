@@ -1,8 +1,13 @@
-//! `--restart`, `--log-driver`, `--log-opt`, `--detach-keys`: what concerns a container's life. Pure.
+//! `--restart`, `--log-driver`, `--log-opt`, `--health-…`, `--detach-keys`: what concerns a container's life. Pure.
 
+use jiff::SignedDuration;
+
+use super::RunArgs;
+use crate::cli::times::duration;
 use crate::container::watch::parse_keys;
 use crate::error::Fail;
-use crate::spec::{Log, Restart};
+use crate::image::config::shell_line;
+use crate::spec::{Health, Log, Restart};
 
 /// The keys that leave a terminal when none are named: docker's.
 pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
@@ -61,6 +66,92 @@ pub fn log(driver: Option<&str>, options: &[String]) -> Result<Log, Fail> {
     Ok(log)
 }
 
+/// The health check of the flags; what they leave open is the image's.
+pub fn health(args: &RunArgs) -> Result<Option<Health>, Fail> {
+    let times = [
+        ("--health-interval", &args.health_interval),
+        ("--health-timeout", &args.health_timeout),
+        ("--health-start-period", &args.health_start_period),
+        ("--health-start-interval", &args.health_start_interval),
+    ];
+    let command = args.health_cmd.as_deref();
+    let says_how = command.is_some()
+        || args.health_retries.is_some()
+        || times.iter().any(|time| time.1.is_some());
+    if args.no_healthcheck && says_how {
+        return Err(Fail::usage(
+            "--no-healthcheck and --health-… exclude each other",
+        ));
+    }
+    if args.no_healthcheck || command.is_some_and(|text| text.eq_ignore_ascii_case("none")) {
+        return Ok(Some(Health {
+            none: true,
+            ..Health::default()
+        }));
+    }
+    if !says_how {
+        return Ok(None);
+    }
+    let mut health = Health {
+        command: command.map(health_words).transpose()?.unwrap_or_default(),
+        ..Health::default()
+    };
+    if let Some(count) = args.health_retries {
+        health.retries = u32::try_from(count).map_err(|_| {
+            Fail::usage(format!("--health-retries {count} is no number of failures"))
+                .hint("give one from 1 on")
+        })?;
+    }
+    let mut read = times.into_iter().map(|(flag, text)| {
+        let Some(text) = text else { return Ok(0) };
+        if flag == "--health-interval" && text == "disable" {
+            return Ok(Health::NEVER);
+        }
+        // Docker's least, and 0 for what is not said.
+        duration_ns(text)
+            .filter(|time| *time == 0 || *time >= 1_000_000)
+            .ok_or_else(|| {
+                Fail::usage(format!("{flag} `{text}` is no time of 1ms or more"))
+                    .hint("give a number with a unit: 500ms, 30s, 1m30s")
+            })
+    });
+    let mut next = || read.next().unwrap_or(Ok(0));
+    (health.interval_ns, health.timeout_ns) = (next()?, next()?);
+    (health.start_period_ns, health.start_interval_ns) = (next()?, next()?);
+    Ok(Some(health))
+}
+
+/// A JSON list is words, as podman has it; all else is a line for the shell.
+fn health_words(text: &str) -> Result<Vec<String>, Fail> {
+    let Ok(words) = serde_json::from_str::<Vec<String>>(text) else {
+        return Ok(if text.is_empty() {
+            Vec::new()
+        } else {
+            shell_line(&[], text)
+        });
+    };
+    let refused = || {
+        Fail::usage(format!("--health-cmd `{text}` names no program"))
+            .hint("[\"CMD\", \"program\", …]")
+    };
+    let (first, rest) = words.split_first().ok_or_else(refused)?;
+    match first.as_str() {
+        "CMD" if rest.is_empty() => Err(refused()),
+        "CMD" => Ok(rest.to_vec()),
+        "CMD-SHELL" => Ok(shell_line(&[], &rest.join(" "))),
+        _ => Ok(words),
+    }
+}
+
+/// Nanoseconds of a duration such as `1m30s`; a bare number is seconds.
+fn duration_ns(text: &str) -> Option<u64> {
+    let time = match text.parse() {
+        Ok(seconds) => SignedDuration::from_secs(seconds),
+        Err(_) => duration(text)?,
+    };
+    u64::try_from(time.as_nanos()).ok()
+}
+
 /// The keys of `--detach-keys`.
 pub fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Fail> {
     let text = text.unwrap_or(DETACH_KEYS);
@@ -87,6 +178,48 @@ mod tests {
             ("sometimes", None),
         ] {
             assert_eq!(restart(text).ok(), policy, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_gos() {
+        for (text, nanoseconds) in [
+            ("30s", Some(30_000_000_000)),
+            ("1m30s", Some(90_000_000_000)),
+            ("1.5s", Some(1_500_000_000)),
+            ("500ms", Some(500_000_000)),
+            ("2", Some(2_000_000_000)),
+            ("0s", Some(0)),
+            ("", None),
+            ("-1s", None),
+            ("1x", None),
+            ("9999999999999h", None),
+        ] {
+            assert_eq!(duration_ns(text), nanoseconds, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_health_command_is_a_line_or_words() {
+        for (text, words) in [
+            (
+                "curl -f localhost || exit 1",
+                Some("/bin/sh|-c|curl -f localhost || exit 1"),
+            ),
+            (r#"["CMD","/bin/true","a b"]"#, Some("/bin/true|a b")),
+            (r#"["CMD-SHELL","exit 1"]"#, Some("/bin/sh|-c|exit 1")),
+            (r#"["true"]"#, Some("true")),
+            (r#"["CMD"]"#, None),
+            ("[]", None),
+        ] {
+            assert_eq!(
+                health_words(text)
+                    .ok()
+                    .map(|words| words.join("|"))
+                    .as_deref(),
+                words,
+                "{text}"
+            );
         }
     }
 

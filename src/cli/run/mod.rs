@@ -268,6 +268,30 @@ pub struct RunArgs {
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
 
+    /// Find out by this command whether the program works: a line for a shell, a JSON list of words, or none
+    #[arg(long, value_name = "COMMAND")]
+    pub health_cmd: Option<String>,
+
+    /// Wait so long between two checks, such as 30s; `disable` leaves them to `rl healthcheck run`
+    #[arg(long, value_name = "TIME")]
+    pub health_interval: Option<String>,
+
+    /// So many failures in a row make it unhealthy
+    #[arg(long, value_name = "COUNT")]
+    pub health_retries: Option<i64>,
+
+    /// Wait so long between two checks in the start period
+    #[arg(long, value_name = "TIME")]
+    pub health_start_interval: Option<String>,
+
+    /// Failures do not count for so long after the start
+    #[arg(long, value_name = "TIME")]
+    pub health_start_period: Option<String>,
+
+    /// Kill a check that takes longer
+    #[arg(long, value_name = "TIME")]
+    pub health_timeout: Option<String>,
+
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
@@ -307,6 +331,10 @@ pub struct RunArgs {
     /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME or ns:PATH
     #[arg(long, alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
+
+    /// Check no health, whatever the image says
+    #[arg(long)]
+    pub no_healthcheck: bool,
 
     /// Leave /etc/hosts as the image has it
     #[arg(long)]

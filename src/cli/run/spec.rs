@@ -140,7 +140,7 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
         restart: restart(args)?,
         stop_timeout_s: args.stop_timeout.unwrap_or(10),
         log: life::log(args.log_driver.as_deref(), &args.log_opt)?,
-        health: None,
+        health: life::health(args)?,
         timeout_s: args.timeout,
         cgroup: cgroup(args)?,
     })

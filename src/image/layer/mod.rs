@@ -59,9 +59,9 @@ const OVERLAY_OPAQUE: &str = "user.overlay.opaque";
 /// The attribute of a file that stands for a deleted name, since Linux 6.7.
 const OVERLAY_WHITEOUT: &str = "user.overlay.whiteout";
 /// Where fuse-overlayfs and podman keep owner and mode, too.
-const OVERRIDE: &str = "user.containers.override_stat";
+pub const OVERRIDE: &str = "user.containers.override_stat";
 /// Attributes that steer overlay file systems; none comes from a layer.
-const STEERING: [&[u8]; 4] = [
+pub const STEERING: [&[u8]; 4] = [
     b"user.overlay.",
     b"trusted.overlay.",
     b"user.fuseoverlayfs.",
@@ -116,7 +116,8 @@ fn input_failed(error: std::io::Error) -> anyhow::Error {
 }
 
 /// `path` without `.`, `..` and empty parts, as seen from the root; empty for the root itself.
-fn clean(path: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn clean(path: &[u8]) -> Vec<u8> {
     let mut clean: Vec<u8> = Vec::with_capacity(path.len());
     for part in path.split(|byte| *byte == b'/') {
         match part {
@@ -138,7 +139,8 @@ fn clean(path: &[u8]) -> Vec<u8> {
 }
 
 /// Parent and name of a clean path that is not the root.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+#[must_use]
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
@@ -157,11 +159,15 @@ fn shown(path: &[u8]) -> String {
     format!("/{}", String::from_utf8_lossy(path).escape_debug())
 }
 
-fn mode_of(mode: u32) -> Mode {
+/// Permission bits, with setuid, setgid and sticky.
+#[must_use]
+pub fn mode_of(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
 
-fn times(mtime: (i64, u32)) -> Timestamps {
+/// Both times of a file, from seconds and nanoseconds.
+#[must_use]
+pub fn times(mtime: (i64, u32)) -> Timestamps {
     let time = Timespec {
         tv_sec: mtime.0,
         tv_nsec: mtime.1.into(),
