@@ -29,7 +29,7 @@ fn a_memory_limit_kills_the_whole_container_at_the_limit_and_not_before() {
         rl run --name m "${limits[@]}" busybox sh -c 'sleep 1000 & dd if=/dev/zero of=/dev/null bs=96M count=1; echo survived' || code=$?
         echo "above: $code"
         rl inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}} {{.State.Status}}' m
-        rl events --since 0 --until "$(date +%s)" --filter container=m --format '{{.Action}}' | grep -x -e oom -e die
+        rl events --since 0 --until "$(($(date +%s) + 1))" --filter container=m --format '{{.Action}}' | grep -x -e oom -e die
         rl run --rm busybox true # and the next is not hit
         "#,
         |output| {

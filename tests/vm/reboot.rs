@@ -50,7 +50,7 @@ fn after_a_reboot_all_have_exited_and_a_unit_brings_back_what_was_meant_to_run()
         .ok();
     vm("reboot").ok();
     store
-        .sh("wait_for systemctl --user is-active rl by-unit; wait_for is 'started by systemd' rl logs by-unit")
+        .sh("wait_for systemctl --user is-active rl; wait_for systemctl --user is-active by-unit; wait_for is 'started by systemd' rl logs by-unit")
         .ok();
     store.states().stdout_is(&BROUGHT_BACK.replace(
         "always-stopped running\n",
