@@ -217,3 +217,27 @@ fn the_guest_is_what_these_tests_take_it_for() {
         .ok()
         .stdout_is("cgroup2fs\ncpu memory pids");
 }
+
+#[test]
+fn a_paused_container_stops_counting_and_goes_on_from_there() {
+    in_both(
+        "pause",
+        r#"
+        mkdir -p ~/counted
+        rl run -d --name c -v ~/counted:/counted busybox sh -c 'i=0; while true; do i=$((i+1)); echo $i >/counted/new; mv /counted/new /counted/now; done' >/dev/null
+        wait_for test -s ~/counted/now
+        rl pause c
+        rl inspect --format '{{.State.Status}}' c
+        now=$(cat ~/counted/now)
+        sleep 1
+        [[ $(cat ~/counted/now) == "$now" ]]
+        rl unpause c
+        wait_for eval '(( $(cat ~/counted/now) > now ))'
+        rl pause c
+        rl rm -f c # frozen processes too
+        "#,
+        |output| {
+            output.stdout_is("c\npaused\nc\nc\nc");
+        },
+    );
+}

@@ -116,9 +116,9 @@ fn the_doctor_sees_what_systemd_delegates() {
             said.contains("not handed to you: io cpuset"),
             "{via}: {said}"
         );
-        assert_eq!(
-            via == "service",
-            !said.contains("is not ours, but systemd gives one out"),
+        // Also the service's own group, which can be written: systemd arranges it.
+        assert!(
+            said.contains("is not ours, but systemd gives one out"),
             "{via}: {said}"
         );
     }
