@@ -47,6 +47,9 @@ pub fn main() -> ExitCode {
         Some(container::monitor::MONITOR) => {
             container::monitor::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }
+        Some(net::named::server::NETWORK) => {
+            net::named::server::main(&std::env::args().skip(2).collect::<Vec<_>>())
+        }
         Some(container::health::HEALTH) => {
             container::health::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }

@@ -9,6 +9,7 @@
 //! ├── containers/ID/     container.json · state.json · upper/ work/ merged/ · hosts hostname resolv.conf · lock
 //! ├── names/NAME         symbolic link to a container's id: the name is claimed by making it
 //! ├── volumes/NAME/      _data/ · volume.json
+//! ├── networks/NAME.json a named network; lock
 //! ├── cache/             what a probe found out; may be deleted at any time
 //! └── tmp/               everything is built here, fsynced, and renamed into place
 //!
@@ -95,6 +96,12 @@ impl Store {
     #[must_use]
     pub fn volume_data(&self, name: &str) -> PathBuf {
         self.volumes().join(name).join("_data")
+    }
+
+    /// All named networks.
+    #[must_use]
+    pub fn networks(&self) -> PathBuf {
+        self.root.join("networks")
     }
 
     /// Where things are built before they are renamed into place.
@@ -185,6 +192,26 @@ pub fn runtime_dir() -> Result<PathBuf> {
 /// As [`runtime_dir`].
 pub fn monitor_socket(id: &str) -> Result<PathBuf> {
     Ok(runtime_dir()?.join(id.get(..16).unwrap_or(id)))
+}
+
+/// The socket of the process that serves the named networks of this store, and the lock that whoever starts or ends
+/// it holds.
+///
+/// # Errors
+/// As [`runtime_dir`].
+pub fn network_socket(store: &Store) -> Result<(PathBuf, PathBuf)> {
+    use sha2::Digest as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let digest = sha2::Sha256::digest(store.root().as_os_str().as_bytes());
+    let name: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let dir = runtime_dir()?;
+    Ok((
+        dir.join(format!("net.{name}")),
+        dir.join(format!("net.{name}.lock")),
+    ))
 }
 
 /// Owned by `uid`, a real directory, and closed to everybody else.

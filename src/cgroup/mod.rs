@@ -4,7 +4,9 @@
 //! reached through the directory's descriptor, so that a group that vanished is never taken for a later one of the
 //! same name. Source: the kernel's `Documentation/admin-guide/cgroup-v2.rst`, cgroups(7).
 
+pub mod account;
 pub mod limits;
+pub mod named;
 pub mod place;
 pub mod systemd;
 

@@ -618,7 +618,10 @@ fn controllers(group: &Group, file: &str) -> Result<BTreeSet<String>> {
 
 /// Lets the groups below have the controllers that these settings need; with one of them, all there are: `stats`
 /// then counts everything.
-fn hand_down(group: &Group, settings: &[Setting]) -> Result<()> {
+///
+/// # Errors
+/// The controller that does not come down to here.
+pub fn hand_down(group: &Group, settings: &[Setting]) -> Result<()> {
     if settings.is_empty() {
         return Ok(());
     }

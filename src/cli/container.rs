@@ -19,16 +19,21 @@ use crate::container::state::Status;
 use crate::container::view::{self, Seen};
 use crate::error::Fail;
 use crate::idmap::{self, Available};
+use crate::net::named;
 use crate::paths::Store;
 use crate::spec::is_name;
 
 /// The words of `rl top`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TopArgs {
+    /// Show all containers that run and what they use, on the whole screen: keys sort, q ends it
+    #[arg(long, conflicts_with = "words")]
+    pub cgroup: bool,
+
     /// Container, and options of ps(1): `-o pid,user,args`; `-ef` and `aux` show what is shown without them
     #[arg(
         value_names = ["CONTAINER", "PS-OPTIONS"],
-        required = true,
+        required_unless_present = "cgroup",
         trailing_var_arg = true,
         allow_hyphen_values = true
     )]
@@ -92,6 +97,9 @@ const TOP_SHOWN: usize = 6;
 
 /// `rl top`.
 pub fn top(args: &TopArgs, store: &Store) -> Result<u8> {
+    if args.cgroup {
+        return super::screen::screen(store);
+    }
     let (name, options) = args
         .words
         .split_first()
@@ -175,6 +183,7 @@ pub fn rename(args: &RenameArgs, store: &Store) -> Result<u8> {
         return Err(Fail::conflict(format!("the container is named `{name}` already")).into());
     }
     record.rename(name)?;
+    named::client::rename(store, &record.id, name)?;
     let event = Event::container("rename", &record.spec()?);
     // Docker's names begin with a slash here.
     container::emit(store, &event.with("oldName", &format!("/{old}")));
@@ -203,7 +212,7 @@ pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
         .iter()
         .map(|text| Filter::parse(text, Timestamp::now()))
         .collect::<Result<Vec<_>, _>>()?;
-    if !args.force && !agreed()? {
+    if !args.force && !agreed("WARNING! This will remove all stopped containers.")? {
         return Ok(0);
     }
     let view = view::all(store)?;
@@ -260,8 +269,8 @@ fn remove(seen: &Seen, available: &Available) -> Result<Option<u64>> {
 }
 
 /// Asks on standard error; only `y` is a yes, as in docker.
-fn agreed() -> Result<bool> {
-    super::progress::say("WARNING! This will remove all stopped containers.");
+pub fn agreed(warning: &str) -> Result<bool> {
+    super::progress::say(warning);
     let mut err = std::io::stderr().lock();
     let asked = write!(err, "Are you sure you want to continue? [y/N] ").and_then(|()| err.flush());
     asked.context("asking")?;

@@ -16,11 +16,16 @@ mod images;
 mod inspect;
 pub mod job;
 mod lifecycle;
+mod limit;
 mod logs;
+mod network;
 mod output;
+mod port;
 mod progress;
 mod ps;
 pub mod run;
+mod screen;
+mod stats;
 mod system;
 mod template;
 mod times;
@@ -128,6 +133,15 @@ pub enum Command {
     Ps(ps::ListArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show which ports of the host lead to a container
+    Port(port::PortArgs),
+    /// Show what containers use, while they run
+    Stats(stats::StatsArgs),
+    /// Run programs of the host under limits, and make groups for them
+    #[command(
+        override_usage = "rl limit LIMITS -- PROGRAM…\n       rl limit NAME LIMITS\n       rl limit --in NAME -- PROGRAM…\n       rl limit --pid PID [NAME] [LIMITS]\n       rl limit ls | rm"
+    )]
+    Limit(Box<limit::LimitArgs>),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Check whether a container is well
@@ -139,6 +153,9 @@ pub enum Command {
     /// Work with images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Work with named networks, on which containers find each other
+    #[command(subcommand, arg_required_else_help = true)]
+    Network(NetworkCommand),
     /// Show the version
     Version(system::FormatArgs),
     /// Show what `rl` has and uses here
@@ -190,6 +207,10 @@ pub enum ContainerCommand {
     Inspect(inspect::InspectArgs),
     /// Show the processes of a container
     Top(container::TopArgs),
+    /// Show which ports of the host lead to a container
+    Port(port::PortArgs),
+    /// Show what containers use, while they run
+    Stats(stats::StatsArgs),
     /// Give a container another name
     Rename(container::RenameArgs),
     /// Copy files between a container and the host
@@ -204,6 +225,27 @@ pub enum ContainerCommand {
     Update(Box<lifecycle::UpdateArgs>),
     /// Remove all containers that do not run
     Prune(container::PruneArgs),
+}
+
+/// The verbs of `rl network`.
+#[derive(Debug, clap::Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network
+    Create(network::CreateArgs),
+    /// List networks
+    #[command(alias = "list")]
+    Ls(network::ListArgs),
+    /// Show everything about networks
+    Inspect(network::InspectArgs),
+    /// Remove networks
+    #[command(alias = "remove")]
+    Rm(network::RemoveArgs),
+    /// Remove all networks that no container has
+    Prune(network::PruneArgs),
+    /// Put a container on one more network
+    Connect(network::ConnectArgs),
+    /// Take a container off a network
+    Disconnect(network::DisconnectArgs),
 }
 
 /// The verbs of `rl image`.
@@ -259,6 +301,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     use Command as C;
     use ContainerCommand as N;
     use ImageCommand as I;
+    use NetworkCommand as W;
     use inspect::Kind;
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
@@ -296,8 +339,18 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Container(N::Inspect(args)) => inspect::inspect(args, Some(Kind::Container), &store()?),
         C::Ps(args) | C::Container(N::Ls(args)) => ps::list(args, &store()?),
         C::Top(args) | C::Container(N::Top(args)) => container::top(args, &store()?),
+        C::Port(args) | C::Container(N::Port(args)) => port::port(args, &store()?),
+        C::Stats(args) | C::Container(N::Stats(args)) => stats::stats(args, &store()?),
+        C::Limit(args) => limit::limit(args),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
+        C::Network(W::Create(args)) => network::create(args, &store()?),
+        C::Network(W::Ls(args)) => network::list(args, &store()?),
+        C::Network(W::Inspect(args)) => network::inspect(args, &store()?),
+        C::Network(W::Rm(args)) => network::remove(args, &store()?),
+        C::Network(W::Prune(args)) => network::prune(args, &store()?),
+        C::Network(W::Connect(args)) => network::connect(args, &store()?),
+        C::Network(W::Disconnect(args)) => network::disconnect(args, &store()?),
         C::Version(args) => system::version(args),
         C::Info(args) => system::info(args, &store()?),
         C::Doctor(args) => doctor::doctor(args, &store()?),

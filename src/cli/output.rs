@@ -128,7 +128,7 @@ pub fn size(bytes: u64) -> String {
     format!("{text}{unit}")
 }
 
-/// A size in powers of 1024, as `docker info` prints memory.
+/// A size in powers of 1024 and four digits, as docker prints memory. Source: go-units, `BytesSize`.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "four digits are shown")]
 pub fn binary_size(bytes: u64) -> String {
@@ -140,8 +140,19 @@ pub fn binary_size(bytes: u64) -> String {
         number /= 1024.0;
         unit = next;
     }
-    let text = format!("{number:.3}");
-    format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
+    let digits = match number {
+        n if n < 10.0 => 3,
+        n if n < 100.0 => 2,
+        n if n < 1000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{number:.digits$}");
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{text}{unit}")
 }
 
 /// How long `seconds` are, in docker's words. Source: go-units, `HumanDuration`.
@@ -346,7 +357,16 @@ registry.example/a/long/name   3         91ef0af61f39
         ] {
             assert_eq!(size(bytes), text);
         }
-        assert_eq!(binary_size(8 << 30), "8GiB");
+        for (bytes, text) in [
+            (0, "0B"),
+            (1000, "1000B"),
+            (8 << 30, "8GiB"),
+            (33_226_752, "31.69MiB"),
+            (129_499_136, "123.5MiB"),
+            (1_048_575_000, "1000MiB"),
+        ] {
+            assert_eq!(binary_size(bytes), text);
+        }
         for (seconds, text) in [
             (0, "Less than a second"),
             (1, "1 second"),

@@ -3,6 +3,7 @@
 //! Reads the store and prints; changes nothing.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use crate::container::view::{self, Filters, Seen};
 use crate::error;
 use crate::image::store::Images;
 use crate::paths::Store;
+use crate::spec::Port;
 
 /// The flags of `rl ps`.
 #[derive(Debug, Clone, clap::Args)]
@@ -206,7 +208,7 @@ impl Shape {
             ("CreatedAt", output::moment(&seen.state.created)),
             ("Status", status(seen, self.now)),
             ("State", seen.status().to_owned()),
-            ("Ports", String::new()),
+            ("Ports", ports(seen)),
             ("Names", spec.name.clone()),
             ("Size", size),
             ("Labels", labels.join(",")),
@@ -228,6 +230,59 @@ impl Shape {
         }
         row
     }
+}
+
+/// `0.0.0.0:8080->80/tcp, 443/tcp`: published ports and those that are only served. Runs of ports that are the same
+/// on both sides are one entry. Source: docker's cli, `DisplayablePorts`.
+fn ports(seen: &Seen) -> String {
+    if !seen.is_running() {
+        return String::new();
+    }
+    let mappings = seen.ports();
+    let bare = seen
+        .exposed()
+        .into_iter()
+        .filter(|port| mappings.iter().all(|mapping| mapping.port != *port));
+    let mut same: Vec<(Port, Option<IpAddr>)> = bare.map(|port| (port, None)).collect();
+    let mut others = Vec::new();
+    for mapping in &mappings {
+        if mapping.host.port() == mapping.port.number {
+            same.push((mapping.port, Some(mapping.host.ip())));
+        } else {
+            others.push(format!("{}->{}", mapping.host, mapping.port));
+        }
+    }
+    same.sort_unstable();
+    let mut runs: Vec<(Port, u16, Option<IpAddr>)> = Vec::new();
+    for (port, address) in same {
+        let run = runs.iter_mut().rfind(|(first, last, at)| {
+            first.protocol == port.protocol
+                && *at == address
+                && last.checked_add(1) == Some(port.number)
+        });
+        match run {
+            Some((_, last, _)) => *last = port.number,
+            None => runs.push((port, port.number, address)),
+        }
+    }
+    let mut all: Vec<String> = runs
+        .into_iter()
+        .map(|(first, last, address)| {
+            let range = if first.number == last {
+                last.to_string()
+            } else {
+                format!("{}-{last}", first.number)
+            };
+            let protocol = first.protocol.word();
+            match address {
+                None => format!("{range}/{protocol}"),
+                Some(IpAddr::V4(at)) => format!("{at}:{range}->{range}/{protocol}"),
+                Some(IpAddr::V6(at)) => format!("[{at}]:{range}->{range}/{protocol}"),
+            }
+        })
+        .collect();
+    all.append(&mut others);
+    all.join(", ")
 }
 
 /// Program and arguments, those with spaces in single quotes. Source: moby, `argsAsString`.
@@ -355,6 +410,31 @@ mod tests {
         ] {
             assert_eq!(shown(args), expected);
         }
+    }
+
+    #[test]
+    fn ports_are_listed_as_docker_does() {
+        let bound = |address: Option<&str>, host: u16, port: &str| crate::spec::Bound {
+            address: address.map(|text| text.parse().unwrap()),
+            host,
+            port: port.parse().unwrap(),
+        };
+        let mut one = seen(|_, state| {
+            state.status = Status::Running;
+            state.ports = vec![
+                bound(None, 8080, "80/tcp"),
+                bound(Some("127.0.0.1"), 7000, "7000/udp"),
+                bound(Some("127.0.0.1"), 7001, "7001/udp"),
+                bound(Some("::1"), 7000, "7000/tcp"),
+            ];
+        });
+        one.spec.expose = vec!["80/tcp".parse().unwrap(), "443/tcp".parse().unwrap()];
+        assert_eq!(
+            ports(&one),
+            "443/tcp, [::1]:7000->7000/tcp, 127.0.0.1:7000-7001->7000-7001/udp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"
+        );
+        one.state.status = Status::Exited;
+        assert_eq!(ports(&one), "");
     }
 
     fn printed(format: Option<&str>) -> String {

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::output;
+use crate::container::describe;
+use crate::container::measure::Machine;
 use crate::doctor::{self, Report, Status};
 use crate::idmap::{self, Available, How};
 use crate::image::platform::Platform;
@@ -122,6 +124,7 @@ fn facts(store: &Store) -> Result<Value> {
         "Driver": driver(&doctor::run(store)),
         "CgroupVersion": if is_cgroup_v2() { "2" } else { "1" },
         "SecurityOptions": security_options(),
+        "EffectiveLimits": effective_limits(),
         "Rootless": rootless()?,
     }))
 }
@@ -135,13 +138,13 @@ fn rootless() -> Result<Value> {
         How::Single => "one id",
         How::Identity => "all ids, as root",
     };
-    let (network, _) = net::choose(&Network::Auto)?;
+    let (network, _) = net::choose(&Network::Auto, &[])?;
     let helper = match &network {
         Chosen::Pasta { program, .. } | Chosen::Slirp { program, .. } => {
             program.display().to_string()
         }
         Chosen::Host => "none: the host's network".to_owned(),
-        Chosen::None => "none".to_owned(),
+        Chosen::None | Chosen::Named { .. } => "none".to_owned(),
     };
     Ok(json!({
         "Uid": rustix::process::getuid().as_raw(),
@@ -149,6 +152,15 @@ fn rootless() -> Result<Value> {
         "IdCount": plan.uids.iter().map(|extent| u64::from(extent.count)).sum::<u64>(),
         "NetworkHelper": helper,
     }))
+}
+
+/// What bounds this process, and so all that it starts in its group.
+fn effective_limits() -> Value {
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let bounds = Machine::look().bounds(own, "");
+    bounds.map_or(Value::Null, |(group, limits)| {
+        describe::limits(&group, &limits)
+    })
 }
 
 /// What root file systems are made with here.
@@ -204,7 +216,9 @@ fn operating_system() -> String {
 fn summary(data: &Value) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     for (key, value) in data.as_object().into_iter().flatten() {
-        if let Some(inner) = value.as_object() {
+        if key == "EffectiveLimits" {
+            lines.extend(bounds(value));
+        } else if let Some(inner) = value.as_object() {
             lines.extend(inner.iter().map(|(key, value)| (label(key), shown(value))));
         } else if key == "MemTotal" {
             let bytes = value.as_u64().unwrap_or_default();
@@ -212,6 +226,33 @@ fn summary(data: &Value) -> Vec<(String, String)> {
         } else {
             lines.push((label(key), shown(value)));
         }
+    }
+    lines
+}
+
+/// A line for each bound, with the group that sets it.
+fn bounds(limits: &Value) -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    let mut add = |label: &str, bound: &Value, text: fn(u64) -> String| {
+        if let (Some(value), Some(group)) = (bound["Value"].as_u64(), bound["SetBy"].as_str()) {
+            lines.push((format!("{label}:"), format!("{}, by {group}", text(value))));
+        }
+    };
+    add("Memory limit", &limits["Memory"], output::binary_size);
+    add(
+        "Memory slows at",
+        &limits["MemoryHigh"],
+        output::binary_size,
+    );
+    add("Swap limit", &limits["MemorySwapOnly"], output::binary_size);
+    add("CPU limit", &limits["NanoCpus"], |nanos| {
+        super::stats::processors(nanos / 1_000_000)
+    });
+    add("Process limit", &limits["PidsLimit"], |count| {
+        count.to_string()
+    });
+    for (size, bound) in limits["HugePages"].as_object().into_iter().flatten() {
+        add(&format!("{size} pages"), bound, output::binary_size);
     }
     lines
 }

@@ -3,13 +3,18 @@
 //! Field names and their order are docker's (moby, `api/types/container`): scripts read them. What `rl` does not
 //! have is there with docker's zero value.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
+use super::measure::Machine;
 use super::state::Status;
 use super::view::Seen;
+use crate::cgroup::account::{Bound, Limits};
+use crate::net::named::Endpoint;
 use crate::spec::{
-    ContainerSpec, Health, Mount, MountSource, Namespace, Restart, Rlimit, Rootfs, Seccomp, Shm,
-    UserNs,
+    ContainerSpec, Health, HostPort, Joined, Mount, MountSource, Namespace, Network, Restart,
+    Rlimit, Rootfs, Seccomp, Shm, UserNs,
 };
 use crate::stage::confine;
 
@@ -62,8 +67,49 @@ pub fn container(seen: &Seen, sizes: Option<(u64, u64)>) -> Value {
         object.insert("Mounts".to_owned(), mounts.collect());
         object.insert("Config".to_owned(), config(seen));
         object.insert("NetworkSettings".to_owned(), network_settings(seen));
+        // Ours: a bound of a batch job counts, too.
+        object.insert("EffectiveLimits".to_owned(), effective_limits(seen));
+        if let Some(rule) = &seen.spec.cgroup.rule {
+            object.insert("LimitsRule".to_owned(), json!(rule));
+        }
     }
     value
+}
+
+/// What bounds a running container; null for one that does not run, or where version 2 is not mounted.
+fn effective_limits(seen: &Seen) -> Value {
+    let process = seen.state.process.as_ref().filter(|_| seen.is_running());
+    let bounds = process.and_then(|process| Machine::look().bounds(process.pid, &seen.spec.id));
+    bounds.map_or(Value::Null, |(group, limits)| self::limits(&group, &limits))
+}
+
+/// Bounds and which groups set them; null where there is none.
+#[must_use]
+pub fn limits(group: &Path, limits: &Limits) -> Value {
+    let bound = |bound: &Option<Bound<u64>>| {
+        bound
+            .as_ref()
+            .map(|bound| json!({"Value": bound.value, "SetBy": bound.group}))
+    };
+    let cpu = limits.cpu.as_ref().map(|bound| Bound {
+        value: bound.value.millis().saturating_mul(1_000_000),
+        group: bound.group.clone(),
+    });
+    let pages: Map<String, Value> = limits
+        .huge_pages
+        .iter()
+        .map(|(size, one)| (size.clone(), json!(bound(&Some(one.clone())))))
+        .collect();
+    json!({
+        "Cgroup": group,
+        "Memory": bound(&limits.memory),
+        "MemoryHigh": bound(&limits.memory_high),
+        "MemorySwapOnly": bound(&limits.swap),
+        "NanoCpus": bound(&cpu),
+        "CpusetCpus": limits.cpus,
+        "PidsLimit": bound(&limits.pids),
+        "HugePages": pages,
+    })
 }
 
 fn driver(rootfs: &Rootfs) -> &'static str {
@@ -126,7 +172,7 @@ fn host_config(seen: &Seen) -> Value {
         "ContainerIDFile": "",
         "LogConfig": log_config(spec),
         "NetworkMode": seen.network(),
-        "PortBindings": {},
+        "PortBindings": port_bindings(spec),
         "RestartPolicy": restart_policy(spec.restart),
         "AutoRemove": spec.remove,
         "VolumeDriver": "",
@@ -153,7 +199,7 @@ fn host_config(seen: &Seen) -> Value {
         "OomScoreAdj": confinement.oom_score_adj.unwrap_or(0),
         "PidMode": namespace(&spec.namespaces.pid, ""),
         "Privileged": confinement.privileged,
-        "PublishAllPorts": false,
+        "PublishAllPorts": spec.publish_all,
         "ReadonlyRootfs": spec.read_only,
         "SecurityOpt": or_null(&security),
         "Tmpfs": tmpfs(spec),
@@ -406,6 +452,14 @@ fn config(seen: &Seen) -> Value {
         );
     }
     add("Image", json!(seen.image()));
+    let exposed: Map<String, Value> = seen
+        .exposed()
+        .iter()
+        .map(|port| (port.to_string(), json!({})))
+        .collect();
+    if !exposed.is_empty() {
+        add("ExposedPorts", Value::Object(exposed));
+    }
     add(
         "Volumes",
         if volumes.is_empty() {
@@ -425,6 +479,49 @@ fn config(seen: &Seen) -> Value {
     value
 }
 
+/// `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`: what was asked for.
+fn port_bindings(spec: &ContainerSpec) -> Value {
+    let mut bindings = Map::new();
+    for one in &spec.publish {
+        let host = match one.host {
+            HostPort::Any => String::new(),
+            HostPort::Fixed { port } => port.to_string(),
+            HostPort::Among { first, last } => format!("{first}-{last}"),
+        };
+        let address = one.address.map_or_else(String::new, |ip| ip.to_string());
+        let list = bindings
+            .entry(one.port.to_string())
+            .or_insert_with(|| json!([]));
+        if let Value::Array(list) = list {
+            list.push(json!({"HostIp": address, "HostPort": host}));
+        }
+    }
+    Value::Object(bindings)
+}
+
+/// The same shape for what leads to it now; `null` for a port that is only served.
+fn ports(seen: &Seen) -> Value {
+    let mut ports = Map::new();
+    if seen.is_running() {
+        for port in seen.exposed() {
+            ports.insert(port.to_string(), Value::Null);
+        }
+    }
+    for mapping in seen.ports() {
+        let list = ports.entry(mapping.port.to_string()).or_insert(Value::Null);
+        let binding = json!({
+            "HostIp": mapping.host.ip().to_string(),
+            "HostPort": mapping.host.port().to_string(),
+        });
+        if let Value::Array(list) = list {
+            list.push(binding);
+        } else {
+            *list = json!([binding]);
+        }
+    }
+    Value::Object(ports)
+}
+
 fn network_settings(seen: &Seen) -> Value {
     let key = seen
         .state
@@ -435,7 +532,18 @@ fn network_settings(seen: &Seen) -> Value {
         .unwrap_or_default();
     let mut networks = Map::new();
     let name = seen.network();
-    if !name.contains(':') {
+    if let Network::Named { networks: all } = &seen.spec.network {
+        // Where it is is known to the process that serves networks; without it, it is nowhere.
+        let places = if seen.is_running() {
+            super::networks::endpoints(seen.record.store(), &seen.spec).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        for joined in all {
+            let place = places.iter().find(|one| one.network == joined.network);
+            networks.insert(joined.network.clone(), endpoint(seen, joined, place));
+        }
+    } else if !name.contains(':') {
         networks.insert(
             name,
             json!({
@@ -449,7 +557,7 @@ fn network_settings(seen: &Seen) -> Value {
         "Bridge": "",
         "SandboxID": "",
         "SandboxKey": key,
-        "Ports": {},
+        "Ports": ports(seen),
         "HairpinMode": false,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
@@ -464,6 +572,51 @@ fn network_settings(seen: &Seen) -> Value {
         "IPv6Gateway": "",
         "MacAddress": "",
         "Networks": networks,
+    })
+}
+
+/// One network of a container. Source: moby, `api/types/network`, `EndpointSettings`.
+fn endpoint(seen: &Seen, joined: &Joined, place: Option<&Endpoint>) -> Value {
+    let ipam = match (joined.ip, joined.ip6) {
+        (None, None) => Value::Null,
+        (ip, ip6) => {
+            let mut fields = Map::new();
+            if let Some(ip) = ip {
+                fields.insert("IPv4Address".to_owned(), json!(ip));
+            }
+            if let Some(ip) = ip6 {
+                fields.insert("IPv6Address".to_owned(), json!(ip));
+            }
+            Value::Object(fields)
+        }
+    };
+    let gateway = |is_v4: bool| {
+        let mut gateways = place.into_iter().flat_map(|one| &one.gateways);
+        let found = gateways.find(|one| one.is_ipv4() == is_v4);
+        found.map(ToString::to_string).unwrap_or_default()
+    };
+    let four = place.and_then(|one| one.ip);
+    let six = place.and_then(|one| one.ip6);
+    let short: String = seen.spec.id.chars().take(12).collect();
+    let names: Vec<&str> = std::iter::once(seen.spec.name.as_str())
+        .chain(joined.aliases.iter().map(String::as_str))
+        .chain([short.as_str()])
+        .collect();
+    json!({
+        "IPAMConfig": ipam,
+        "Links": null,
+        "Aliases": or_null(&joined.aliases),
+        "MacAddress": place.map(Endpoint::mac_text).unwrap_or_default(),
+        "DriverOpts": null,
+        "NetworkID": place.map_or("", |one| one.network_id.as_str()),
+        "EndpointID": "",
+        "Gateway": gateway(true),
+        "IPAddress": four.map(|(ip, _)| ip.to_string()).unwrap_or_default(),
+        "IPPrefixLen": four.map_or(0, |(_, length)| length),
+        "IPv6Gateway": gateway(false),
+        "GlobalIPv6Address": six.map(|(ip, _)| ip.to_string()).unwrap_or_default(),
+        "GlobalIPv6PrefixLen": six.map_or(0, |(_, length)| length),
+        "DNSNames": names,
     })
 }
 

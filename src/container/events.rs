@@ -37,6 +37,8 @@ pub enum Kind {
     Container,
     /// An image.
     Image,
+    /// A named network.
+    Network,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Kind::Container => "container",
             Kind::Image => "image",
+            Kind::Network => "network",
         }
     }
 }
@@ -85,6 +88,20 @@ impl Event {
             action: action.into(),
             id: id.to_owned(),
             attributes: BTreeMap::from([("name".to_owned(), name.to_owned())]),
+        }
+    }
+
+    /// An event of a named network.
+    #[must_use]
+    pub fn network(action: impl Into<String>, name: &str, id: &str) -> Self {
+        let attributes = [("name", name), ("type", "bridge")];
+        Self {
+            kind: Kind::Network,
+            action: action.into(),
+            id: id.to_owned(),
+            attributes: attributes
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
         }
     }
 
@@ -214,7 +231,15 @@ pub struct Query<'a> {
 pub struct Filters(BTreeMap<&'static str, Vec<String>>);
 
 /// The keys that [`Filters::add`] takes.
-pub const FILTERS: [&str; 6] = ["container", "event", "image", "label", "type", "volume"];
+pub const FILTERS: [&str; 7] = [
+    "container",
+    "event",
+    "image",
+    "label",
+    "network",
+    "type",
+    "volume",
+];
 
 impl Filters {
     /// Adds `key=value`; false for a key that is not one of [`FILTERS`].
@@ -233,6 +258,7 @@ impl Filters {
         self.0.iter().all(|(key, values)| {
             values.iter().any(|value| match *key {
                 "container" => is_of(event, "container", value),
+                "network" => is_of(event, "network", value),
                 "volume" => is_of(event, "volume", value),
                 "event" => {
                     let action = text(event, "/Action");

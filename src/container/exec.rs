@@ -122,6 +122,7 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
             sig_proxy: true,
             // With a pid namespace of its own the kernel sees to it.
             host: Some(&pidfd),
+            membership: None,
             leave: Some(Leave {
                 keys: Keys::new(keys),
                 go: &mut go,

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::health::Checks;
+use super::networks::Membership;
 use super::record::Record;
 use super::state::{self, State, Status};
 use super::watch::Keys;
@@ -58,7 +59,8 @@ fn run_in(
     group: Option<&Group>,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
-    let order = order(record, machine, group)?;
+    let mut membership = Membership::reserve(record)?;
+    let order = order(record, machine, group, membership.as_ref())?;
     let process = &order.spec.process;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let stdin = (!process.interactive).then(|| null.as_fd());
@@ -70,10 +72,17 @@ fn run_in(
         helpers,
         network: &machine.network,
         group,
+        ports: &machine.ports,
         stdio: [stdin, None, None],
     };
-    let mut running = parent::start(&launch, say, &mut |root| copy_root(root, plan, helpers))?;
+    let lease = membership.as_mut().map(Membership::lease);
+    let mut running = parent::start(&launch, lease, say, &mut |root| {
+        copy_root(root, plan, helpers)
+    })?;
     let (console, signals) = (running.console.take(), running.signals.take());
+    if let Some(membership) = &membership {
+        membership.tell("connect");
+    }
     let result = note(record, &running, group).and_then(|()| {
         if let Some(path) = &options.pidfile {
             write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
@@ -85,6 +94,7 @@ fn run_in(
             interactive: process.interactive,
             sig_proxy: options.sig_proxy,
             host: None,
+            membership: membership.as_mut(),
             leave: None,
             checks: Checks::begin(record, &order.spec),
         })
@@ -94,6 +104,9 @@ fn run_in(
     }
     let exit = running.child.wait();
     running.release();
+    if let Some(membership) = &membership {
+        membership.tell("disconnect");
+    }
     result?;
     Ok(exit?.code())
 }
@@ -110,6 +123,7 @@ fn note(record: &Record, running: &Running, group: Option<&Group>) -> Result<()>
     state.started = Some(state::now());
     state.process = state::Process::of(running.child.pid.as_raw_nonzero().get()).ok();
     state.owner = state::Process::of(rustix::process::getpid().as_raw_nonzero().get()).ok();
+    state.ports.clone_from(&running.ports);
     let (path, aside) = (
         record.dir().join("state.json"),
         record.dir().join("state.json.new"),
@@ -148,6 +162,8 @@ pub struct Attended<'a> {
     pub sig_proxy: bool,
     /// A process at whose end the program is killed.
     pub host: Option<&'a OwnedFd>,
+    /// Its container's place on named networks.
+    pub membership: Option<&'a mut Membership>,
     /// How the user leaves it.
     pub leave: Option<Leave<'a>>,
     /// The checks of its health.
@@ -186,6 +202,7 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
     let console = attended.console;
     let has_console = console.is_some();
     let mut host = attended.host;
+    let mut membership = attended.membership;
     let (mut leave, mut checks) = (attended.leave, attended.checks);
     // Undone when this returns, whatever happened.
     let mut raw = if has_console && interactive {
@@ -207,6 +224,15 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
             PollFd::new(
                 host.unwrap_or(&child.pidfd),
                 host.map_or(PollFlags::empty(), |_| PollFlags::IN),
+            ),
+            // It says nothing by itself: only its end is of interest.
+            PollFd::from_borrowed_fd(
+                membership
+                    .as_ref()
+                    .map_or(child.pidfd.as_fd(), |one| one.as_fd()),
+                membership
+                    .as_ref()
+                    .map_or(PollFlags::empty(), |_| PollFlags::IN),
             ),
         ];
         if let Some(pump) = &pump {
@@ -270,10 +296,10 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
             }
         }
         if let Some(pump) = &mut pump {
-            if happened.get(3).is_some_and(|events| !events.is_empty()) {
-                gone |= pump.turn(happened[3])? == Outside::Gone;
-            }
             if happened.get(4).is_some_and(|events| !events.is_empty()) {
+                gone |= pump.turn(happened[4])? == Outside::Gone;
+            }
+            if happened.get(5).is_some_and(|events| !events.is_empty()) {
                 match pump.read_input(&stdin, leave.as_mut().map(|leave| &mut leave.keys))? {
                     Outside::There => {}
                     Outside::Gone => gone = true,
@@ -286,6 +312,13 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
                     }
                 }
             }
+        }
+        if happened[1].is_empty()
+            && happened[3].contains(PollFlags::IN)
+            && let Some(one) = &mut membership
+            && !one.renew()
+        {
+            membership = None;
         }
         if host.is_some() && happened[2].contains(PollFlags::IN) {
             host = None;

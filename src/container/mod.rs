@@ -13,7 +13,9 @@ pub mod group;
 pub mod health;
 pub mod lifecycle;
 pub mod logs;
+pub mod measure;
 pub mod monitor;
+pub mod networks;
 pub mod processes;
 pub mod record;
 pub mod state;
@@ -33,7 +35,7 @@ use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::net::{self, names};
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, MountSource, Namespace, Rootfs, UserNs};
+use crate::spec::{ContainerSpec, MountSource, Namespace, Publish, Rootfs, UserNs};
 use crate::stage::{self, Driver, Job, Order, RootPlan};
 use crate::sys;
 use events::Event;
@@ -143,6 +145,8 @@ pub struct Machine {
     pub plan: Plan,
     /// The network.
     pub network: net::Chosen,
+    /// The ports to publish on it.
+    pub ports: Vec<Publish>,
 }
 
 impl Machine {
@@ -161,14 +165,27 @@ impl Machine {
             };
             say(&degraded(&notice, instead));
         }
-        let (network, notice) = net::choose(&spec.network)?;
+        let mut ports = spec.published();
+        let (network, notice) = net::choose(&spec.network, &ports)?;
         if let Some(notice) = notice {
             say(&degraded(&notice, "using the host's network"));
+        }
+        if !ports.is_empty() && !network.has_helper() {
+            // As docker does it, which says so for `host` only.
+            let name = view::network(&spec.network);
+            say(&format!(
+                "published ports are discarded with --network {name}"
+            ));
+            ports.clear();
+        }
+        for line in network.caveats(&ports) {
+            say(&line);
         }
         Ok(Self {
             available,
             plan,
             network,
+            ports,
         })
     }
 
@@ -257,9 +274,7 @@ fn refuse_unbuilt(spec: &ContainerSpec) -> Result<(), Fail> {
 /// Fills in what depends on the machine.
 fn settle(spec: &mut ContainerSpec, plan: &Plan) {
     if spec.namespaces.uts == Namespace::Private {
-        if spec.hostname.is_none() {
-            spec.hostname = Some(spec.id.chars().take(12).collect());
-        }
+        spec.hostname = Some(hostname(spec));
     } else if spec.hostname.is_none() {
         spec.hostname = Some(
             rustix::system::uname()
@@ -277,6 +292,12 @@ fn settle(spec: &mut ContainerSpec, plan: &Plan) {
             .unwrap_or(0);
         spec.process.user = format!("{uid}:{gid}");
     }
+}
+
+/// The host name of a UTS namespace of its own.
+fn hostname(spec: &ContainerSpec) -> String {
+    let short = || spec.id.chars().take(12).collect();
+    spec.hostname.clone().unwrap_or_else(short)
 }
 
 /// Anonymous volumes get a name.
@@ -309,7 +330,12 @@ fn make_volumes(store: &Store, spec: &ContainerSpec) -> Result<Vec<(String, Path
 }
 
 /// Everything pid 1 has to know, for one start.
-fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Order> {
+fn order(
+    record: &Record,
+    machine: &Machine,
+    group: Option<&Group>,
+    membership: Option<&networks::Membership>,
+) -> Result<Order> {
     let (store, dir, plan) = (record.store(), record.dir(), &machine.plan);
     let mut spec = record.spec()?;
     if machine.network == net::Chosen::Host {
@@ -317,7 +343,8 @@ fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Or
     }
     settle(&mut spec, plan);
     let (root, driver) = root(record, &spec)?;
-    let etc = write_etc(&spec, &machine.network, &dir)?;
+    let chosen = membership.map(networks::Membership::chosen);
+    let etc = write_etc(&spec, chosen.as_ref().unwrap_or(&machine.network), &dir)?;
     Ok(Order {
         root,
         driver,
@@ -327,7 +354,12 @@ fn order(record: &Record, machine: &Machine, group: Option<&Group>) -> Result<Or
         etc,
         volumes: make_volumes(store, &spec)?,
         raise_loopback: machine.network.is_private(),
-        wait_for_network: machine.network.has_helper(),
+        soft_sysctls: if machine.network.is_private() {
+            network_sysctls(&spec, plan)
+        } else {
+            Vec::new()
+        },
+        wait_for_network: machine.network.is_awaited(),
         own_group: group.is_some(),
         spec,
     })
@@ -366,6 +398,31 @@ fn root(record: &Record, spec: &ContainerSpec) -> Result<(RootPlan, Driver)> {
         driver()?
     };
     Ok((plan, driver))
+}
+
+/// Docker's settings of a network namespace: its programs may ping and have ports below 1024, whatever the host says
+/// of its own.
+fn network_sysctls(spec: &ContainerSpec, plan: &Plan) -> Vec<(String, String)> {
+    let first = plan.gids.iter().map(|extent| extent.inner).min();
+    let last = plan
+        .gids
+        .iter()
+        .map(|extent| extent.inner.saturating_add(extent.count - 1))
+        .max();
+    // Both ends have to be groups that exist inside: icmp(7).
+    let groups = format!(
+        "{} {}",
+        first.unwrap_or(0),
+        last.unwrap_or(0).min(i32::MAX as u32)
+    );
+    [
+        ("net.ipv4.ping_group_range", groups),
+        ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+    ]
+    .into_iter()
+    .filter(|(name, _)| !spec.confinement.sysctls.contains_key(*name))
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
 }
 
 fn driver() -> Result<Driver> {

@@ -21,6 +21,7 @@ use super::attach::{Kind, Peer};
 use super::events::{self, Event};
 use super::health::{self, Checks};
 use super::logs::{Stream, Writer};
+use super::networks::Membership;
 use super::record::{Lock, Record};
 use super::state::{self, State, Status};
 use super::{Machine, copy_root, group, order};
@@ -181,6 +182,8 @@ struct Monitor {
     die: bool,
     /// The control group of this run.
     group: Option<Group>,
+    /// The container's place on named networks, while it runs.
+    membership: Option<Membership>,
 }
 
 impl Monitor {
@@ -201,6 +204,7 @@ impl Monitor {
             stay_ended: false,
             die: false,
             group: None,
+            membership: None,
             clients,
             spec,
             record,
@@ -243,6 +247,7 @@ impl Monitor {
             if self.state.oom_killed {
                 self.emit("oom", None);
             }
+            self.state.ports.clear();
             self.emit("die", Some(code));
             let again =
                 !self.stay_ended && wants_restart(self.spec.restart, code, self.state.restarts);
@@ -350,7 +355,13 @@ impl Monitor {
         let mut lines = Vec::new();
         let machine = Machine::look(&self.spec, &mut |line| lines.push(line.to_owned()))?;
         self.group = group::make(&self.spec)?;
-        let order = order(&self.record, &machine, self.group.as_ref())?;
+        let mut membership = Membership::reserve(&self.record)?;
+        let order = order(
+            &self.record,
+            &machine,
+            self.group.as_ref(),
+            membership.as_ref(),
+        )?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
         let pipe =
@@ -381,10 +392,12 @@ impl Monitor {
             helpers: machine.helpers(),
             network: &machine.network,
             group: self.group.as_ref(),
+            ports: &machine.ports,
             stdio: [fd(0), fd(1), fd(2)],
         };
         let mut running = parent::start(
             &launch,
+            membership.as_mut().map(Membership::lease),
             &mut |line| lines.push(line.to_owned()),
             &mut |root| copy_root(root, &machine.plan, machine.helpers()),
         )?;
@@ -398,6 +411,7 @@ impl Monitor {
         self.state.started = Some(state::now());
         self.state.process = state::Process::of(pid).ok();
         self.state.cgroup = self.group.as_ref().map(|group| group.path().to_owned());
+        self.state.ports.clone_from(&running.ports);
         self.state.write(&self.record.dir())?;
         self.emit("start", None);
         self.listen();
@@ -405,6 +419,13 @@ impl Monitor {
         streams.console = running.console.take();
         if let Some(console) = &streams.console {
             rustix::io::ioctl_fionbio(console, true).context("preparing the terminal")?;
+        }
+        if let Some(membership) = &membership {
+            membership.tell("connect");
+        }
+        self.membership = membership;
+        if let Some((_, helper)) = running.helper() {
+            streams.helper = Some(helper.try_clone().context("watching the network helper")?);
         }
         self.checks = Checks::begin(&self.record, &self.spec);
         let served = self.serve(&running, &mut streams);
@@ -414,6 +435,9 @@ impl Monitor {
         }
         let exit = running.child.wait();
         running.release();
+        if let Some(membership) = self.membership.take() {
+            membership.tell("disconnect");
+        }
         served?;
         Ok(exit?)
     }
@@ -474,7 +498,24 @@ impl Monitor {
                 self.drain(streams)?;
                 return Ok(());
             }
+            if happened.contains_key(&Source::Helper) {
+                streams.helper = None;
+                if let Some((name, _)) = running.helper() {
+                    self.lose_network(name);
+                }
+            }
         }
+    }
+
+    /// The container goes on without a network; who looks at it is told, and a restart heals it.
+    fn lose_network(&mut self, helper: &str) {
+        self.state.error = Some(format!(
+            "{helper} has ended: there is no network until a restart"
+        ));
+        self.state.ports.clear();
+        self.note();
+        let event = Event::container("network_lost", &self.spec).with("helper", helper);
+        let _ = events::emit(self.record.store(), &event); // as in `emit`
     }
 
     /// Waits until something happens; what, and how.
@@ -491,6 +532,12 @@ impl Monitor {
             .any(|client| client.peer.waiting() > BEHIND);
         let mut sources = vec![(Source::Signal, self.signals.as_fd(), PollFlags::IN)];
         sources.extend(program.map(|fd| (Source::Program, fd.as_fd(), PollFlags::IN)));
+        if let (Some(membership), Some(_)) = (&self.membership, program) {
+            sources.push((Source::Network, membership.as_fd(), PollFlags::IN));
+        }
+        if let Some(helper) = &streams.helper {
+            sources.push((Source::Helper, helper.as_fd(), PollFlags::IN));
+        }
         if let Some(listener) = &self.listener {
             sources.push((Source::Listener, listener.as_fd(), PollFlags::IN));
         }
@@ -567,7 +614,15 @@ impl Monitor {
     ) -> Result<()> {
         for (source, events) in happened {
             match source {
-                Source::Signal | Source::Program | Source::Check => {}
+                Source::Signal | Source::Program | Source::Helper | Source::Check => {}
+                Source::Network => {
+                    // A container that has just ended needs no networks.
+                    if !happened.contains_key(&Source::Program)
+                        && self.membership.as_mut().is_some_and(|one| !one.renew())
+                    {
+                        self.membership = None;
+                    }
+                }
                 Source::Listener => self.welcome(),
                 Source::Output | Source::Error => {
                     self.take(*source, streams)?;
@@ -666,6 +721,8 @@ impl Monitor {
             | Source::Input
             | Source::Signal
             | Source::Program
+            | Source::Network
+            | Source::Helper
             | Source::Listener
             | Source::Check
             | Source::Client(_) => (&mut streams.output, Stream::Stdout, Kind::Output),
@@ -760,6 +817,8 @@ fn timespec(duration: Duration) -> rustix::time::Timespec {
 enum Source {
     Signal,
     Program,
+    Network,
+    Helper,
     Listener,
     Check,
     Output,
@@ -776,6 +835,8 @@ struct Streams {
     output: Option<OwnedFd>,
     error: Option<OwnedFd>,
     console: Option<OwnedFd>,
+    /// Ready when the network's helper has ended.
+    helper: Option<OwnedFd>,
     /// Nobody has the terminal open.
     hung_up: bool,
     /// Typed, not yet taken by the program.

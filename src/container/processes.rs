@@ -45,8 +45,90 @@ pub struct Process {
 struct Raw {
     parent: i32,
     state: char,
-    cpu_s: u64,
+    /// Ticks of its own.
+    ticks: u64,
+    /// Ticks of its children that ended and were waited for, and of theirs.
+    ticks_children: u64,
+    threads: u64,
     name: String,
+}
+
+/// What the processes of a container use together, as far as `/proc` tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Processor time, in microseconds, with that of processes that have ended and were waited for.
+    pub cpu_us: u64,
+    /// Memory that is not backed by files, in bytes; what is shared is counted once.
+    pub memory: u64,
+    /// Processes and threads.
+    pub threads: u64,
+}
+
+/// The sums of several containers, each named by its pid 1, by one walk over `/proc`. None for one that has ended.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn sums(firsts: &[i32]) -> Result<BTreeMap<i32, Sum>> {
+    let all = walk()?;
+    let own = namespace_of_self();
+    let mut spaces: BTreeMap<PathBuf, i32> = BTreeMap::new();
+    for first in firsts {
+        if let Some(space) = namespace_of(*first).filter(|space| Some(space) != own.as_ref()) {
+            // Where one container is in the namespace of another, strangers in it are the other's.
+            let is_init = inner_pid(*first, true) == Some(1);
+            if is_init || !spaces.contains_key(&space) {
+                spaces.insert(space, *first);
+            }
+        }
+    }
+    let mut sums: BTreeMap<i32, Sum> = BTreeMap::new();
+    for (pid, raw) in &all {
+        let Some(first) = container_of(*pid, firsts, &spaces, &all) else {
+            continue;
+        };
+        let sum = sums.entry(first).or_default();
+        let ticks = raw.ticks.saturating_add(raw.ticks_children);
+        sum.cpu_us += ticks * (1_000_000 / TICKS_PER_SECOND);
+        sum.threads += raw.threads;
+        sum.memory += memory(*pid);
+    }
+    Ok(sums)
+}
+
+/// The pid 1 of the container that this process belongs to: the nearest of its parents that is one, or that is
+/// in the namespace of one.
+fn container_of(
+    pid: i32,
+    firsts: &[i32],
+    spaces: &BTreeMap<PathBuf, i32>,
+    all: &BTreeMap<i32, Raw>,
+) -> Option<i32> {
+    let mut one = pid;
+    let mut found = None;
+    for _ in 0..all.len() + 1 {
+        if firsts.contains(&one) {
+            return Some(one);
+        }
+        found = found.or_else(|| spaces.get(&namespace_of(one)?).copied());
+        match all.get(&one) {
+            Some(raw) if raw.parent > 1 => one = raw.parent,
+            Some(_) | None => break,
+        }
+    }
+    found
+}
+
+/// Bytes of one process that no file backs. The kernel counts what is shared once (proc_pid_smaps(5)); before
+/// 5.9, and where it may not be asked, every process counts all that it has.
+fn memory(pid: i32) -> u64 {
+    let kib = |text: &str, fields: [&str; 2]| -> Option<u64> {
+        let numbers = fields.map(|field| number(text, field).map(u64::from));
+        Some(numbers[0]?.saturating_add(numbers[1]?))
+    };
+    let exact = read(pid, "smaps_rollup").and_then(|text| kib(&text, ["Pss_Anon:", "Pss_Shmem:"]));
+    let rough = || kib(&read(pid, "status")?, ["RssAnon:", "RssShmem:"]);
+    // A process that is ending has none.
+    exact.or_else(rough).unwrap_or(0).saturating_mul(1024)
 }
 
 /// The processes in the pid namespace of a container and below it, by number on the host.
@@ -88,7 +170,7 @@ pub fn list(seen: &Seen) -> Result<Vec<Process>> {
             pid: *numbers.get(pid)?,
             host_pid: *pid,
             ppid: numbers.get(&raw.parent).copied().unwrap_or(0),
-            cpu_s: raw.cpu_s,
+            cpu_s: raw.ticks / TICKS_PER_SECOND,
             state: raw.state,
             rss_kib: number(&status, "VmRSS:").map_or(0, u64::from),
             name: raw.name.clone(),
@@ -131,7 +213,9 @@ fn parse_stat(stat: &str) -> Option<Raw> {
     Some(Raw {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
-        cpu_s: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
+        ticks: ticks(11)?.saturating_add(ticks(12)?),
+        ticks_children: ticks(13)?.saturating_add(ticks(14)?),
+        threads: ticks(17)?,
         name: clean(before.split_once('(')?.1),
     })
 }
@@ -262,9 +346,10 @@ mod tests {
 
     #[test]
     fn a_process_is_read_behind_a_hostile_name() {
-        let stat = "7 (a) R\u{1b}(b) S 3 0 0 0 0 0 0 0 0 0 250 50 0 0 20";
+        let stat = "7 (a) R\u{1b}(b) S 3 0 0 0 0 0 0 0 0 0 250 50 7 8 20 0 4 0 99";
         let raw = parse_stat(stat).unwrap();
-        assert_eq!((raw.state, raw.parent, raw.cpu_s), ('S', 3, 3));
+        assert_eq!((raw.state, raw.parent, raw.ticks), ('S', 3, 300));
+        assert_eq!((raw.ticks_children, raw.threads), (15, 4));
         assert_eq!(raw.name, "a) R?(b");
         assert!(parse_stat("7").is_none());
     }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+use crate::spec::Bound;
 use crate::sys;
 
 /// The version of the stored form.
@@ -47,6 +48,9 @@ pub struct State {
     /// The kernel killed its program the last time, because memory ran out.
     #[serde(default)]
     pub oom_killed: bool,
+    /// Ports of the host that lead to the program while it runs.
+    #[serde(default)]
+    pub ports: Vec<Bound>,
 }
 
 /// The stages of a container's life, docker's words.
@@ -168,6 +172,7 @@ impl State {
             owner: None,
             cgroup: None,
             oom_killed: false,
+            ports: Vec::new(),
         }
     }
 

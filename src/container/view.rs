@@ -3,6 +3,7 @@
 //! Reads only, two small files for each container; `/proc` is asked only about those that claim to run.
 //! Prints nothing and chooses no words.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -13,8 +14,9 @@ use super::record::Record;
 use super::state::{State, Status};
 use crate::error::Fail;
 use crate::image::store::Images;
+use crate::net::named;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, MountSource, Network, Rootfs};
+use crate::spec::{ContainerSpec, MountSource, Network, Port, Rootfs};
 
 /// A container as it was when it was looked at.
 #[derive(Debug, Clone)]
@@ -31,6 +33,15 @@ pub struct Seen {
     pub created: Timestamp,
     /// It runs, and stands still.
     pub paused: bool,
+}
+
+/// A port of the host that leads to one of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mapping {
+    /// The container's.
+    pub port: Port,
+    /// Where the host listens.
+    pub host: SocketAddr,
 }
 
 /// `health.json`, which whoever runs the check writes: docker's `State.Health`.
@@ -148,6 +159,40 @@ impl Seen {
         network(&self.spec.network)
     }
 
+    /// The ports of the host that lead to it now, by its own ports: one for each address family.
+    #[must_use]
+    pub fn ports(&self) -> Vec<Mapping> {
+        if !self.is_running() {
+            return Vec::new();
+        }
+        let mut all: Vec<Mapping> = Vec::new();
+        for bound in &self.state.ports {
+            let addresses = match bound.address {
+                Some(address) => vec![address],
+                None => vec![
+                    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                ],
+            };
+            all.extend(addresses.into_iter().map(|address| Mapping {
+                port: bound.port,
+                host: SocketAddr::new(address, bound.host),
+            }));
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// The ports it serves while it runs, published or not.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<Port> {
+        let mut all = self.spec.expose.clone();
+        all.extend(self.spec.publish.iter().map(|one| one.port));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Names of volumes and paths of the host that are mounted.
     #[must_use]
     pub fn mounts(&self) -> Vec<String> {
@@ -224,6 +269,10 @@ pub fn network(network: &Network) -> String {
         Network::None => "none".to_owned(),
         Network::Container { id } => format!("container:{id}"),
         Network::Path { path } => format!("ns:{}", path.display()),
+        Network::Named { networks } => {
+            let names: Vec<&str> = networks.iter().map(|one| one.network.as_str()).collect();
+            names.join(",")
+        }
     }
 }
 
@@ -357,7 +406,10 @@ impl Test {
             "before" => moment().map(|(time, id)| Test::Before(time, id))?,
             "since" => moment().map(|(time, id)| Test::Since(time, id))?,
             "volume" => Test::Volume(value.to_owned()),
-            "network" => Test::Network(value.to_owned()),
+            // An id means its network; what there is none of may be a container's all the same.
+            "network" => Test::Network(
+                named::config::find(store, value).map_or_else(|_| value.to_owned(), |one| one.name),
+            ),
             _ => Test::Health(one_of(HEALTHS)?),
         })
     }
@@ -388,7 +440,16 @@ impl Test {
                             && !matches!(mount.source, MountSource::Tmpfs { .. })
                     })
             }
-            Test::Network(name) => seen.network() == *name,
+            Test::Network(name) => match &seen.spec.network {
+                Network::Named { networks } => networks.iter().any(|one| one.network == *name),
+                Network::Auto
+                | Network::Pasta { .. }
+                | Network::Slirp4netns { .. }
+                | Network::Host
+                | Network::None
+                | Network::Container { .. }
+                | Network::Path { .. } => seen.network() == *name,
+            },
             Test::Health(word) => {
                 let status = seen.health.as_ref().map(|health| health.status.as_str());
                 status.unwrap_or("none") == *word

@@ -1,7 +1,10 @@
 //! How a container reaches the world: which helper, when it is ready, and the names it can look up.
 
+pub mod named;
 pub mod names;
 mod pasta;
+mod probe;
+pub mod publish;
 mod slirp;
 
 use std::ffi::CString;
@@ -14,9 +17,11 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::error::Fail;
 use crate::idmap::find_program;
-use crate::spec::Network;
+use crate::spec::{Bound, HostPort, Network, Port, Protocol, Publish};
 use crate::sys;
 use crate::sys::process::{Child, Tied};
+use named::Endpoint;
+use publish::Reserved;
 
 /// What was chosen for one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub enum Chosen {
         program: PathBuf,
         /// The user's own words for it.
         options: Vec<String>,
+        /// It can lead an address of its own to the host's (passt 2024_08_21 and later).
+        maps_host: bool,
     },
     /// slirp4netns, at this path.
     Slirp {
@@ -38,6 +45,11 @@ pub enum Chosen {
         program: PathBuf,
         /// `key=value`.
         options: Vec<String>,
+    },
+    /// Named networks, which [`named`] serves.
+    Named {
+        /// Where the container is; empty before [`named::client::Lease::reserve`].
+        endpoints: Vec<Endpoint>,
     },
 }
 
@@ -48,18 +60,86 @@ impl Chosen {
         !matches!(self, Chosen::Host)
     }
 
+    /// What of these ports does not work as it does elsewhere, one line each.
+    #[must_use]
+    pub fn caveats(&self, ports: &[Publish]) -> Vec<String> {
+        let udp: Vec<&Publish> = ports
+            .iter()
+            .filter(|port| port.port.protocol == Protocol::Udp)
+            .collect();
+        match self {
+            // Seen with passt 2023-03; those that know the option are later.
+            Chosen::Pasta {
+                maps_host: false, ..
+            } if udp.iter().any(|port| match port.host {
+                HostPort::Any => true,
+                HostPort::Fixed { port: host } => host > port.port.number,
+                HostPort::Among { last, .. } => last > port.port.number,
+            }) =>
+            {
+                vec!["this pasta does not answer the host itself on a UDP port that leads to a lower one; other machines it does".to_owned()]
+            }
+            Chosen::Slirp { options, .. }
+                if !udp.is_empty() && !slirp::addresses(options).loopback =>
+            {
+                vec!["slirp4netns does not answer on UDP ports of the host's 127.0.0.1; on its other addresses it does".to_owned()]
+            }
+            Chosen::Host
+            | Chosen::None
+            | Chosen::Pasta { .. }
+            | Chosen::Slirp { .. }
+            | Chosen::Named { .. } => Vec::new(),
+        }
+    }
+
     /// Whether a helper carries its packets.
     #[must_use]
     pub fn has_helper(&self) -> bool {
         matches!(self, Chosen::Pasta { .. } | Chosen::Slirp { .. })
     }
+
+    /// Whether the program has to wait until packets can flow.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.has_helper() || matches!(self, Chosen::Named { .. })
+    }
 }
 
-/// Chooses for `network`; what had to be given up is in the second value.
+/// Chooses for `network` and the ports to publish; what had to be given up is in the second value.
 ///
 /// # Errors
 /// `RL-N01`, `RL-N02` when what was asked for by name cannot be had.
-pub fn choose(network: &Network) -> Result<(Chosen, Option<Fail>)> {
+pub fn choose(network: &Network, ports: &[Publish]) -> Result<(Chosen, Option<Fail>)> {
+    let (chosen, notice) = by_name(network)?;
+    if let Chosen::Slirp { .. } = chosen {
+        slirp::check_ports(ports)?;
+    }
+    if let (Chosen::Named { .. }, Some(port)) = (&chosen, ports.first()) {
+        return Err(Fail::unsupported(format!(
+            "port {} cannot be published from a named network: that is not built yet",
+            port.port
+        ))
+        .hint("leave -p out; containers on the network reach every port of each other")
+        .into());
+    }
+    match notice {
+        // On the host's network the program's own ports are open, not those that were asked for.
+        Some(notice) if !ports.is_empty() => Err(Fail {
+            message: format!("ports cannot be published: {}", notice.message),
+            hints: notice
+                .hints
+                .into_iter()
+                .filter(|hint| !hint.contains("--network none"))
+                .chain(["or use --network host, where the program listens on the host itself, without -p".to_owned()])
+                .collect(),
+            ..notice
+        }
+        .into()),
+        notice => Ok((chosen, notice)),
+    }
+}
+
+fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
     match network {
         Network::Host => Ok((Chosen::Host, None)),
         Network::None => Ok((Chosen::None, None)),
@@ -67,13 +147,7 @@ pub fn choose(network: &Network) -> Result<(Chosen, Option<Fail>)> {
             tun()?;
             let program =
                 find_program("pasta").ok_or_else(|| missing("pasta is not installed", "passt"))?;
-            Ok((
-                Chosen::Pasta {
-                    program,
-                    options: options.clone(),
-                },
-                None,
-            ))
+            Ok((pasta::with(program, options.clone()), None))
         }
         Network::Slirp4netns { options } => {
             tun()?;
@@ -89,6 +163,12 @@ pub fn choose(network: &Network) -> Result<(Chosen, Option<Fail>)> {
             ))
         }
         Network::Auto => Ok(automatic()),
+        Network::Named { .. } => Ok((
+            Chosen::Named {
+                endpoints: Vec::new(),
+            },
+            None,
+        )),
         Network::Container { .. } | Network::Path { .. } => {
             Err(Fail::unsupported("joining another network namespace is not built yet").into())
         }
@@ -99,13 +179,7 @@ fn automatic() -> (Chosen, Option<Fail>) {
     let why = match tun() {
         Ok(()) => match (find_program("pasta"), find_program("slirp4netns")) {
             (Some(program), _) => {
-                return (
-                    Chosen::Pasta {
-                        program,
-                        options: Vec::new(),
-                    },
-                    None,
-                );
+                return (pasta::with(program, Vec::new()), None);
             }
             (None, Some(program)) => {
                 return (
@@ -121,6 +195,34 @@ fn automatic() -> (Chosen, Option<Fail>) {
         Err(fail) => fail,
     };
     (Chosen::Host, Some(why))
+}
+
+/// Starts a helper for the named networks' own namespace, which the process `pid` is in, and waits until packets flow.
+/// The second value is the interface that they leave by.
+///
+/// # Errors
+/// What was missing, or the helper's own words.
+pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str)> {
+    let (mut chosen, notice) = automatic();
+    if let Some(why) = notice {
+        return Err(why.into());
+    }
+    if let Chosen::Pasta { options, .. } = &mut chosen {
+        options.push("--ns-ifname=uplink0".to_owned());
+    }
+    let interface = match chosen {
+        Chosen::Pasta { .. } => "uplink0",
+        Chosen::Slirp { .. } | Chosen::Host | Chosen::None | Chosen::Named { .. } => "tap0",
+    };
+    let mut uplink = start(&chosen, Vec::new(), pid)?
+        .ok_or_else(|| missing("neither pasta nor slirp4netns is installed", "passt"))?;
+    match uplink.wait_ready() {
+        Ok(_) => Ok((uplink, interface)),
+        Err(error) => {
+            uplink.stop();
+            Err(error)
+        }
+    }
 }
 
 fn missing(what: &str, package: &str) -> Fail {
@@ -153,11 +255,16 @@ fn tun() -> Result<(), Fail> {
 pub struct Uplink {
     /// The process.
     pub child: Child,
-    name: &'static str,
+    /// The program's.
+    pub name: &'static str,
     ready: Ready,
     stderr: std::fs::File,
     /// slirp4netns ends when this closes.
     _exit: Option<OwnedFd>,
+    /// Ports of the host that are held for it.
+    reserved: Vec<Reserved>,
+    /// Where slirp4netns is told which ports it forwards.
+    api: Option<PathBuf>,
 }
 
 /// How a helper tells that it is ready.
@@ -167,24 +274,45 @@ enum Ready {
     Byte(OwnedFd),
 }
 
-/// Starts the helper for the process `pid`, if the choice has one. It does not wait.
+/// Starts the helper for the process `pid`, if the choice has one, with the ports that are held for it. It does
+/// not wait.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn start(chosen: &Chosen, pid: rustix::process::Pid) -> Result<Option<Uplink>> {
+pub fn start(
+    chosen: &Chosen,
+    ports: Vec<Reserved>,
+    pid: rustix::process::Pid,
+) -> Result<Option<Uplink>> {
     match chosen {
-        Chosen::Host | Chosen::None => Ok(None),
-        Chosen::Pasta { program, options } => pasta::start(program, options, pid).map(Some),
-        Chosen::Slirp { program, options } => slirp::start(program, options, pid).map(Some),
+        Chosen::Host | Chosen::None | Chosen::Named { .. } => Ok(None),
+        Chosen::Pasta {
+            program,
+            options,
+            maps_host,
+        } => pasta::start(program, options, *maps_host, ports, pid).map(Some),
+        Chosen::Slirp { program, options } => slirp::start(program, options, ports, pid).map(Some),
     }
 }
 
 impl Uplink {
-    /// Waits until packets can flow.
+    /// Waits until packets can flow and the ports are open. Which ones they are is the answer.
     ///
     /// # Errors
     /// When the helper ends instead; with its own words.
-    pub fn wait_ready(&mut self) -> Result<()> {
+    pub fn wait_ready(&mut self) -> Result<Vec<Bound>> {
+        self.wait_told()?;
+        let ports = std::mem::take(&mut self.reserved);
+        let Some(api) = self.api.take() else {
+            // pasta has opened them before it told that it is ready.
+            return Ok(ports.into_iter().map(|port| port.bound).collect());
+        };
+        let bound = slirp::forward(&api, ports);
+        let _ = std::fs::remove_file(&api); // in the way of nobody
+        bound
+    }
+
+    fn wait_told(&mut self) -> Result<()> {
         let Ready::Byte(ready) = &self.ready;
         loop {
             let mut fds = [
@@ -229,9 +357,31 @@ impl Uplink {
         let said = said
             .lines()
             .map(str::trim)
+            // After an option that it does not know, its whole help follows.
+            .take_while(|line| !line.starts_with("Usage:"))
             .filter(|line| !line.is_empty() && !line.contains("syslog"))
             .collect::<Vec<_>>()
             .join("; ");
+        // It opens its sockets itself: somebody may have been quicker.
+        if said.contains("Failed to bind") {
+            let lost = self.reserved.iter().find(|port| {
+                let word = match port.bound.port.protocol {
+                    Protocol::Tcp => "'-t ",
+                    Protocol::Udp => "'-u ",
+                };
+                let number = port.bound.host;
+                said.contains(word)
+                    && (said.contains(&format!(" {number}:"))
+                        || said.contains(&format!("/{number}:")))
+            });
+            if let Some(port) = lost {
+                let on_host = Port {
+                    number: port.bound.host,
+                    ..port.bound.port
+                };
+                return publish::taken(port.bound.address, on_host);
+            }
+        }
         Fail::unsupported(format!("{} could not set up the network: {said} ({exit})", self.name))
             .hint("try the other helper (--network slirp4netns or --network pasta), --network host, or --network none")
             .code("RL-N02")
@@ -239,6 +389,9 @@ impl Uplink {
 
     /// Ends the helper.
     pub fn stop(self) {
+        if let Some(api) = &self.api {
+            let _ = std::fs::remove_file(api); // it is there only while the ports are opened
+        }
         self.child.kill();
         let _ = self.child.wait(); // it is gone either way
     }

@@ -115,6 +115,8 @@ pub struct Order {
     pub volumes: Vec<(String, PathBuf)>,
     /// The loopback interface has to be brought up.
     pub raise_loopback: bool,
+    /// Kernel settings of the new network namespace that make it more useful, and are none the user asked for.
+    pub soft_sysctls: Vec<(String, String)>,
     /// The program starts only after [`ToStage::NetworkReady`].
     pub wait_for_network: bool,
     /// Pid 1 begins in a control group of its own, where its view of the tree begins as well.

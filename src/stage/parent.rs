@@ -16,8 +16,10 @@ use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan, find_program};
+use crate::net::named::client::Lease;
+use crate::net::publish::Reserved;
 use crate::net::{self, Chosen, Uplink};
-use crate::spec::Namespace;
+use crate::spec::{Bound, Namespace, Publish};
 use crate::sys;
 use crate::sys::process::{Child, Enter, Sealed, Tied};
 use crate::sys::socket::Channel;
@@ -41,6 +43,8 @@ pub struct Launch<'a> {
     pub network: &'a Chosen,
     /// The control group that pid 1 begins in; the caller's own where there is none.
     pub group: Option<&'a Group>,
+    /// The ports to publish.
+    pub ports: &'a [Publish],
     /// What becomes descriptor 0, 1, 2; the caller's own where there is none.
     pub stdio: [Option<BorrowedFd<'a>>; 3],
 }
@@ -54,11 +58,20 @@ pub struct Running {
     pub console: Option<OwnedFd>,
     /// Held back from before the program runs: what is sent to a command that has just said so is for the program.
     pub signals: Option<sys::signal::Queue>,
+    /// The ports that lead to it.
+    pub ports: Vec<Bound>,
     uplink: Option<Uplink>,
     fuse: Option<Child>,
 }
 
 impl Running {
+    /// The process that carries its packets, and its name; its end leaves the container without a network.
+    #[must_use]
+    pub fn helper(&self) -> Option<(&'static str, &OwnedFd)> {
+        let uplink = self.uplink.as_ref()?;
+        Some((uplink.name, &uplink.child.pidfd))
+    }
+
     /// Ends what worked for the container, after its end.
     pub fn release(self) {
         if let Some(uplink) = self.uplink {
@@ -71,13 +84,14 @@ impl Running {
     }
 }
 
-/// Starts a container and returns when its program runs. `say` gets the lines that announce a degraded mode;
+/// Starts a container and returns when its program runs. `lease` are its places on named networks. `say` gets the lines that announce a degraded mode;
 /// `copy_root` makes the copy of the layers that is used when no overlay can be mounted.
 ///
 /// # Errors
 /// What pid 1 or a helper reports; nothing of the container is left then.
 pub fn start(
     launch: &Launch<'_>,
+    lease: Option<&mut Lease>,
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<Running> {
@@ -85,6 +99,8 @@ pub fn start(
     let title =
         CString::new(format!("rl:[init] {}", spec.name)).context("a name with a NUL byte")?;
     let argv = words(title, INIT, socket_number(spec.process.preserve_fds));
+    // Before there is anything to clean up.
+    let ports = net::publish::reserve(launch.ports)?;
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let mut sealed = Sealed {
         namespaces: flags(launch),
@@ -118,10 +134,19 @@ pub fn start(
         child,
         console: None,
         signals: None,
+        ports: Vec::new(),
         uplink: None,
         fuse: None,
     };
-    match bring_up(launch, &mut here, &mut running, say, copy_root) {
+    match bring_up(
+        launch,
+        lease,
+        ports,
+        &mut here,
+        &mut running,
+        say,
+        copy_root,
+    ) {
         Ok(()) => Ok(running),
         Err(error) => {
             // What pid 1 says of its own end explains more than that it is gone.
@@ -136,15 +161,20 @@ pub fn start(
 
 fn bring_up(
     launch: &Launch<'_>,
+    mut lease: Option<&mut Lease>,
+    ports: Vec<Reserved>,
     here: &mut Channel,
     running: &mut Running,
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<()> {
     send(here, &ToStage::Start(Box::new(launch.order.clone())))?;
-    running.uplink = net::start(launch.network, running.child.pid)?;
+    running.uplink = net::start(launch.network, ports, running.child.pid)?;
     idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
-    if running.uplink.is_none() {
+    if let Some(lease) = &mut lease {
+        lease.plug(running.child.pid.as_raw_nonzero().get())?;
+    }
+    if !launch.network.is_awaited() {
         running.signals = Some(sys::signal::Queue::all()?);
     }
     send(here, &ToStage::Mapped)?;
@@ -152,7 +182,15 @@ fn bring_up(
     loop {
         if !network && !has_message(here)? {
             if let Some(uplink) = &mut running.uplink {
-                uplink.wait_ready()?;
+                running.ports = uplink.wait_ready()?;
+                running.signals = Some(sys::signal::Queue::all()?);
+                send(here, &ToStage::NetworkReady)?;
+            }
+            if let Some(lease) = &mut lease {
+                lease.wait()?;
+                for line in std::mem::take(&mut lease.notices) {
+                    say(&line);
+                }
                 running.signals = Some(sys::signal::Queue::all()?);
                 send(here, &ToStage::NetworkReady)?;
             }

@@ -75,6 +75,13 @@ pub enum Op {
         /// What is written.
         value: String,
     },
+    /// The same, where the kernel allows it.
+    SoftSysctl {
+        /// `net.ipv4.ping_group_range`.
+        name: String,
+        /// What is written.
+        value: String,
+    },
     /// Hides a file or directory, if there is one.
     Mask {
         /// Its path.
@@ -239,6 +246,12 @@ pub fn ops(order: &Order) -> Vec<Op> {
     }
     ops.extend(spec.devices.iter().map(device));
 
+    for (name, value) in &order.soft_sysctls {
+        ops.push(Op::SoftSysctl {
+            name: name.clone(),
+            value: value.clone(),
+        });
+    }
     for (name, value) in &spec.confinement.sysctls {
         ops.push(Op::Sysctl {
             name: name.clone(),
@@ -378,7 +391,9 @@ fn describe(op: &Op) -> String {
         Op::Bind { source, target, .. } => format!("mounting `{}` on `{target}`", source.display()),
         Op::Fill { target, .. } => format!("filling the volume of `{target}`"),
         Op::Link { target, .. } => format!("making the link `{target}`"),
-        Op::Sysctl { name, value } => format!("setting the sysctl `{name}` to `{value}`"),
+        Op::Sysctl { name, value } | Op::SoftSysctl { name, value } => {
+            format!("setting the sysctl `{name}` to `{value}`")
+        }
         Op::Mask { target } => format!("hiding `{target}`"),
         Op::Protect { target } => format!("protecting `{target}`"),
         Op::ProtectRoot => "making the root file system read-only".to_owned(),
@@ -460,6 +475,8 @@ fn act(op: &Op, root: &Root) -> Result<()> {
             }
         }
         Op::Sysctl { name, value } => write_sysctl(root, name, value)?,
+        // An older kernel has other rules; what needs it says so itself.
+        Op::SoftSysctl { name, value } => drop(write_sysctl(root, name, value)),
         Op::Mask { target } => mask(root, target)?,
         Op::Protect { target } => {
             let fd = match root.open(Path::new(target), OFlags::PATH) {

@@ -7,6 +7,7 @@ pub mod confine;
 pub mod fs;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod signal;
 pub mod socket;

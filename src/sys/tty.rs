@@ -97,6 +97,18 @@ impl<'a> Raw<'a> {
         rustix::termios::tcsetattr(terminal, OptionalActions::Drain, &raw).map_err(failed)?;
         Ok(Self { terminal, before })
     }
+
+    /// Undoes it where no destructor runs: a panic that aborts.
+    pub fn undo(&self) -> impl Fn() + Send + Sync + 'static {
+        let before = self.before.clone();
+        let terminal = self.terminal.try_clone_to_owned();
+        move || {
+            if let Ok(terminal) = &terminal {
+                // As in `drop`.
+                let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &before);
+            }
+        }
+    }
 }
 
 impl Drop for Raw<'_> {

@@ -13,7 +13,11 @@ pub mod life;
 mod mounts;
 mod names;
 mod namespaces;
+pub mod networks;
+mod proxy;
+mod publish;
 pub mod resources;
+mod rules;
 mod spec;
 pub mod values;
 
@@ -28,8 +32,9 @@ use super::image::{self, PullOptions};
 use super::progress::say;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
+use crate::net::named;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, ImageDefaults, Rootfs};
+use crate::spec::{ContainerSpec, ImageDefaults, Network, Rootfs};
 use crate::stage::confine;
 use values::{boolean, size};
 
@@ -61,8 +66,21 @@ pub fn another_name(args: &RunArgs) -> Option<fn() -> String> {
 /// # Errors
 /// What is wrong with the flags; what keeps the image from coming.
 pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
-    let mut spec = spec(args, &environment()?)?;
+    let environment = environment()?;
+    let mut spec = spec(args, &environment)?;
+    if let Network::Named { networks } = &mut spec.network {
+        // Before an image is fetched for nothing.
+        for one in networks {
+            one.network = named::config::find(store, &one.network)?.name;
+        }
+    }
+    if args.http_proxy && spec.network != Network::Host {
+        for line in proxy::unreachable(&environment) {
+            say(&format!("rl: {line}"));
+        }
+    }
     take_image(&mut spec, args, store)?;
+    rules::apply(&mut spec)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
     Ok(spec)
 }
@@ -264,6 +282,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
 
+    /// Say that the container serves a port, as PORT[-PORT][/tcp|udp]; see -P (can be repeated)
+    #[arg(long, value_name = "PORT")]
+    pub expose: Vec<String>,
+
     /// Add a supplementary group; `keep-groups` keeps yours (can be repeated)
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
@@ -300,6 +322,10 @@ pub struct RunArgs {
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
 
+    /// Pass your proxy variables on: http_proxy, https_proxy, ftp_proxy, no_proxy, in capitals too (default: true)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, hide_default_value = true)]
+    pub http_proxy: bool,
+
     /// Run a small init as pid 1 that reaps zombies and forwards signals
     #[arg(long)]
     pub init: bool,
@@ -307,6 +333,14 @@ pub struct RunArgs {
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,
+
+    /// The IPv4 address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+
+    /// The IPv6 address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<String>,
 
     /// IPC namespace: private, shareable, none, host or container:NAME
     #[arg(long, value_name = "MODE")]
@@ -320,6 +354,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub label_file: Vec<PathBuf>,
 
+    /// The hardware address on the named network
+    #[arg(long, value_name = "ADDRESS")]
+    pub mac_address: Option<String>,
+
     /// Mount, as type=bind|volume|tmpfs,source=…,target=…[,readonly] (can be repeated)
     #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
@@ -328,9 +366,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME or ns:PATH
+    /// Network: auto, pasta[:…], slirp4netns[:…], host, none, container:NAME, ns:PATH, or named networks as
+    /// NAME[,NAME…] or NAME:ip=…,alias=… (can be repeated)
     #[arg(long, alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
+    pub network: Vec<String>,
+
+    /// Add a name that others on the named networks find the container by (can be repeated)
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
+    pub network_alias: Vec<String>,
 
     /// Check no health, whatever the image says
     #[arg(long)]
@@ -368,6 +411,14 @@ pub struct RunArgs {
     /// Give all capabilities, filter no system calls, hide nothing
     #[arg(long)]
     pub privileged: bool,
+
+    /// Publish a port, as [[ADDRESS:][HOST_PORT]:]CONTAINER_PORT[/tcp|udp], ports or ranges (can be repeated)
+    #[arg(short, long, value_name = "PORT")]
+    pub publish: Vec<String>,
+
+    /// Publish every port of --expose and the image's EXPOSE on a free port of the host
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
 
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]

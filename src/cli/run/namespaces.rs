@@ -105,29 +105,6 @@ pub fn userns(mode: Option<&str>) -> Result<UserNs, Fail> {
     }
 }
 
-pub fn network(text: Option<&str>) -> Result<Network, Fail> {
-    let text = text.unwrap_or_default();
-    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-    let options = || -> Vec<String> {
-        rest.split(',')
-            .filter(|option| !option.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    match (kind, rest) {
-        ("" | "auto" | "bridge" | "default" | "private", "") => Ok(Network::Auto),
-        ("pasta", _) => Ok(Network::Pasta { options: options() }),
-        ("slirp4netns", _) => Ok(Network::Slirp4netns { options: options() }),
-        ("host", "") => Ok(Network::Host),
-        ("none", "") => Ok(Network::None),
-        ("container", name) if !name.is_empty() => Ok(Network::Container { id: name.to_owned() }),
-        ("ns", path) if path.starts_with('/') => Ok(Network::Path { path: PathBuf::from(path) }),
-        _ => Err(Fail::usage(format!("no network `{text}`")).hint(
-            "known: auto, pasta[:OPTIONS], slirp4netns[:OPTIONS], host, none, container:NAME, ns:/PATH",
-        )),
-    }
-}
-
 pub fn names(args: &RunArgs) -> Result<Names, Fail> {
     let mut dns = Vec::new();
     let keep_resolv_conf = args.dns.iter().any(|server| server == "none");
@@ -203,6 +180,12 @@ pub fn refuse_conflicts(
     }
     if joined && args.hostname.is_some() {
         return conflict("--hostname", "--network container:…");
+    }
+    if joined && (args.publish_all || !args.publish.is_empty()) {
+        return conflict("-p", "--network container:…");
+    }
+    if joined && !args.expose.is_empty() {
+        return conflict("--expose", "--network container:…");
     }
     if namespaces.uts != Namespace::Private {
         if args.hostname.is_some() {
@@ -306,7 +289,6 @@ mod tests {
                 ),
                 ("--network container:web", r#"Container { id: "web" }"#),
                 ("--network ns:/run/x", r#"Path { path: "/run/x" }"#),
-                ("--network mine", "error: no network `mine`"),
                 (
                     "--network container:web --dns 1.1.1.1",
                     "error: --dns and --network container:… exclude each other",

@@ -88,7 +88,7 @@ pub struct ResourceArgs {
     pub oom_kill_disable: bool,
 
     /// Limit the number of processes and threads; -1 is without limit
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, visible_alias = "pids", value_name = "NUMBER")]
     pub pids_limit: Option<i64>,
 }
 
@@ -121,6 +121,7 @@ pub fn cgroup(args: &RunArgs) -> Result<Cgroup, Fail> {
         mode,
         parent,
         resources: resources(&args.resources)?,
+        rule: None,
     })
 }
 

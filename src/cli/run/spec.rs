@@ -8,10 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::confinement::confinement;
-use super::namespaces::{names, namespaces, network, refuse_conflicts, userns};
+use super::namespaces::{names, namespaces, refuse_conflicts, userns};
+use super::networks::network;
 use super::resources::cgroup;
 use super::values::{file_lines, key_value};
-use super::{RunArgs, life, mounts};
+use super::{RunArgs, life, mounts, proxy, publish};
 use crate::error::Fail;
 use crate::spec::{ContainerSpec, Image, Mount, Process, Rootfs, VERSION, is_name};
 
@@ -68,7 +69,9 @@ impl Environment<'_> {
         }
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    /// A variable of the caller's.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
         let found = self.variables.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
@@ -102,7 +105,7 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
             .hint("-t needs a terminal on standard input; in scripts and pipes use -i alone"));
     }
     let namespaces = namespaces(args)?;
-    let network = network(args.network.as_deref())?;
+    let network = network(args)?;
     refuse_conflicts(args, &namespaces, &network)?;
     Ok(ContainerSpec {
         version: VERSION,
@@ -122,6 +125,9 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
             .map(|text| mounts::device(text, environment))
             .collect::<Result<_, _>>()?,
         userns: userns(args.userns.as_deref())?,
+        publish: publish::all(&args.publish)?,
+        publish_all: args.publish_all,
+        expose: publish::exposed(&args.expose)?,
         names: names(args)?,
         confinement: confinement(args, environment, &namespaces, &network)?,
         namespaces,
@@ -220,6 +226,13 @@ fn process(
             "--group-add keep-groups and other groups exclude each other",
         ));
     }
+    // First, so that all that the user says of them comes after.
+    let mut env = if args.http_proxy {
+        proxy::variables(environment)
+    } else {
+        Vec::new()
+    };
+    env.extend(variables(&args.env_file, &args.env, environment)?);
     let umask = match args.umask.as_deref() {
         None => 0o022,
         Some(text) => u32::from_str_radix(text, 8)
@@ -232,7 +245,7 @@ fn process(
     Ok(Process {
         entrypoint: args.entrypoint.as_deref().map(entrypoint).transpose()?,
         command,
-        env: variables(&args.env_file, &args.env, environment)?,
+        env,
         cwd: args.workdir.clone().unwrap_or_default(),
         user: args.user.clone().unwrap_or_default(),
         groups: args.group_add.clone(),
@@ -588,7 +601,7 @@ pub mod tests {
 
     #[test]
     fn the_flags_of_docker_are_known_or_refused_by_name() {
-        for flags in ["--memori 1g alpine", "-p 80:80 alpine", "--what alpine"] {
+        for flags in ["--memori 1g alpine", "--what alpine"] {
             let words = ["rl", "run"].into_iter().chain(flags.split(' '));
             assert!(
                 crate::cli::parse(&words.map(Into::into).collect::<Vec<_>>()).is_err(),

@@ -25,10 +25,14 @@ pub enum Need {
     Registry,
     /// A host in a network of its own.
     TestHost,
+    /// A name server on that host.
+    TestDns,
     /// A small file system.
     SmallDisk,
     /// Something of the kernel: a file that shows it.
     Kernel(&'static str),
+    /// A control group of ours into which this controller is handed down.
+    Controller(&'static str),
 }
 
 impl Need {
@@ -58,14 +62,33 @@ impl Need {
             Self::Alpine => variable("RL_TEST_ALPINE", "no Alpine root"),
             Self::Debian => variable("RL_TEST_DEBIAN", "no Debian root"),
             Self::Registry => variable("RL_TEST_REGISTRY", "no registry server"),
+            Self::TestDns => variable("RL_TEST_DNS", "no name server on the test host"),
             Self::TestHost => variable("RL_TEST_HOST", "no test host"),
             Self::SmallDisk => variable("RL_TEST_SMALL_DISK", "no small disk"),
             Self::Kernel(path) if !Path::new(path).exists() => {
                 Err(format!("no {path} in this kernel"))
             }
             Self::Kernel(_) => Ok(()),
+            Self::Controller(name) if !controllers().iter().any(|one| one == name) => {
+                Err(format!("the controller {name} is not handed down to us"))
+            }
+            Self::Controller(_) => Ok(()),
         }
     }
+}
+
+/// What the topmost control group that is ours may hand down; nothing where none is.
+pub fn controllers() -> Vec<String> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let dir = Path::new("/sys/fs/cgroup").join(path.unwrap_or_default());
+    let is_ours = |dir: &&Path| {
+        rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    let top = dir.ancestors().take_while(is_ours).last();
+    let text = top.and_then(|top| std::fs::read_to_string(top.join("cgroup.controllers")).ok());
+    let text = text.unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The path of a program.

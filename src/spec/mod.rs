@@ -4,13 +4,16 @@
 //! all that is below sees nothing else. No I/O here. Field names and meanings follow the OCI runtime
 //! specification (config.md, config-linux.md) where it has the thing.
 
+mod ports;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+pub use ports::{Bound, HostPort, Port, Protocol, Publish};
 
 /// The version of the stored form. A newer one than this is refused, never guessed at.
 pub const VERSION: u32 = 1;
@@ -48,6 +51,15 @@ pub struct ContainerSpec {
     pub userns: UserNs,
     /// How it reaches the world.
     pub network: Network,
+    /// `-p`: which of its ports are reached through the host.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
+    /// `-P`: every port of `expose` that `publish` leaves out gets one of the host's.
+    #[serde(default)]
+    pub publish_all: bool,
+    /// The ports it serves, by `--expose` and the image's `EXPOSE`.
+    #[serde(default)]
+    pub expose: Vec<Port>,
     /// What goes into `/etc/hosts` and `/etc/resolv.conf`.
     pub names: Names,
     /// What the program may not do.
@@ -97,6 +109,9 @@ pub struct Cgroup {
     /// The limits.
     #[serde(default)]
     pub resources: Resources,
+    /// The rule that has set limits which no flag has: its file and line.
+    #[serde(default)]
+    pub rule: Option<String>,
 }
 
 /// `--cgroups`.
@@ -487,6 +502,26 @@ pub enum Network {
         /// Path on the host.
         path: PathBuf,
     },
+    /// Networks of `rl network create`; none when it was taken off all of them.
+    Named {
+        /// Which, and how; the first that has a way out gets the default route.
+        networks: Vec<Joined>,
+    },
+}
+
+/// How a container joins a named network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Joined {
+    /// The network's name.
+    pub network: String,
+    /// `--network-alias`.
+    pub aliases: Vec<String>,
+    /// `--ip`; a free one by default.
+    pub ip: Option<Ipv4Addr>,
+    /// `--ip6`; a free one by default, where the network has IPv6.
+    pub ip6: Option<Ipv6Addr>,
+    /// `--mac-address`; made from the address by default.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Names and addresses.
@@ -586,6 +621,14 @@ impl ContainerSpec {
                 .entry(key.clone())
                 .or_insert_with(|| value.clone());
         }
+        // An image may name protocols that no helper carries; EXPOSE promises nothing.
+        let exposed = image
+            .exposed_ports
+            .iter()
+            .filter_map(|text| text.parse::<Port>().ok());
+        self.expose.extend(exposed);
+        self.expose.sort_unstable();
+        self.expose.dedup();
         for target in &image.volumes {
             if self
                 .mounts
@@ -604,6 +647,24 @@ impl ContainerSpec {
                 options: Vec::new(),
             });
         }
+    }
+
+    /// What `-p` and `-P` ask for together.
+    #[must_use]
+    pub fn published(&self) -> Vec<Publish> {
+        let mut all = self.publish.clone();
+        if self.publish_all {
+            let open = self
+                .expose
+                .iter()
+                .filter(|port| self.publish.iter().all(|one| one.port != **port));
+            all.extend(open.map(|port| Publish {
+                address: None,
+                host: HostPort::Any,
+                port: *port,
+            }));
+        }
+        all
     }
 
     fn inherit_health(&mut self, image: Option<&Health>) {
@@ -697,6 +758,16 @@ impl ContainerSpec {
                 )));
             }
         }
+        for (at, one) in self.publish.iter().enumerate() {
+            if let Some(port) = self.publish[..at]
+                .iter()
+                .find_map(|other| one.collides_with(other))
+            {
+                return Err(Fail::usage(format!(
+                    "-p: port {port} of the host is given twice"
+                )));
+            }
+        }
         for limit in &self.confinement.rlimits {
             if limit.soft > limit.hard {
                 return Err(Fail::usage(format!(
@@ -743,6 +814,9 @@ mod tests {
             namespaces: Namespaces::default(),
             userns: UserNs::Auto,
             network: Network::Auto,
+            publish: Vec::new(),
+            publish_all: false,
+            expose: Vec::new(),
             names: Names::default(),
             confinement: Confinement::default(),
             shm_size: 64 << 20,
