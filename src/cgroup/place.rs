@@ -401,12 +401,29 @@ fn in_scope(manager: &Manager, spec: &ContainerSpec, settings: &[Setting]) -> Re
         description: &format!("container {}", spec.name),
         pids: &[me],
         slice: spec.cgroup.parent.as_deref(),
+        weights: &weights(settings),
     };
     start_scope(manager, &scope)?;
     let scope = own_scope(&unit)?;
     scope.create(SELF)?.enter(me)?;
     hand_down_all(&scope, settings)?;
     below(&scope, spec, settings)
+}
+
+/// What weighs the container against others must weigh its scope.
+fn weights(settings: &[Setting]) -> Vec<(&'static str, u64)> {
+    let weight = |file: &str, property| {
+        let setting = settings.iter().rfind(|setting| setting.file == file)?;
+        let number = setting.text.trim_start_matches("default ");
+        Some((property, number.parse().ok()?))
+    };
+    [
+        weight("cpu.weight", "CPUWeight"),
+        weight("io.weight", "IOWeight"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Whether limits can be set in a container's group: the one above it is not systemd's to arrange.
@@ -452,6 +469,7 @@ pub fn adopt(
                 description: &format!("container {}", spec.name),
                 pids: &pids,
                 slice: spec.cgroup.parent.as_deref(),
+                weights: &[], // this is for those who ask for no limit
             };
             start_scope(&manager, &scope)?;
             let first = pids.first().map(ToString::to_string).unwrap_or_default();
@@ -753,7 +771,21 @@ pub fn come_near(group: &Group) -> Result<()> {
         };
         attach(&leaf, &[me])
     };
-    near().with_context(|| {
+    // A service that started it lets nobody in; from a scope beside it, what is below is the user's.
+    let beside = || {
+        let manager = Manager::find().ok_or_else(|| Fail::system("no systemd to ask"))?;
+        start_scope(
+            &manager,
+            &Scope {
+                name: &format!("rl.exec-{me}.scope"),
+                description: "rl exec",
+                pids: &[me],
+                slice: None,
+                weights: &[],
+            },
+        )
+    };
+    near().or_else(|_| beside()).with_context(|| {
         Fail::denied("the container's group cannot be entered from here")
             .hint("run the command from where the container was started")
     })

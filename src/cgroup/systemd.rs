@@ -37,6 +37,9 @@ pub struct Scope<'a> {
     pub pids: &'a [i32],
     /// The slice it stands in; systemd's choice where there is none.
     pub slice: Option<&'a str>,
+    /// Weights among the scopes beside it, from 1 to 10000, by the name of systemd's property. The container's own
+    /// group has nobody beside it but our processes.
+    pub weights: &'a [(&'static str, u64)],
 }
 
 impl Manager {
@@ -68,6 +71,9 @@ impl Manager {
             body.property("PIDs", "au", |body| body.numbers(scope.pids));
             if let Some(slice) = scope.slice {
                 body.property("Slice", "s", |body| body.string(slice));
+            }
+            for (name, weight) in scope.weights {
+                body.property(name, "t", |body| body.long(*weight));
             }
         });
         body.array(|_| ());
@@ -243,6 +249,11 @@ impl Text {
 
     fn number(&mut self, number: u32) {
         self.align(4);
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn long(&mut self, number: u64) {
+        self.align(8);
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 

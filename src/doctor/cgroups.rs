@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use rustix::fs::Access;
-
 use super::parse::{self, Cgroups};
 use super::{Check, Host, Status, text};
+use crate::cgroup::place::{DELEGATE, Place};
+use crate::spec::{Cgroup, CgroupMode};
 
 const AXIS: &str = "cgroup";
-const DELEGATE: &str = "mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload, then log in again";
 
 /// The axis `cgroup`.
 pub fn checks(host: &Host) -> Vec<Check> {
@@ -50,9 +49,14 @@ pub fn checks(host: &Host) -> Vec<Check> {
         own.display().to_string(),
         "makes a group for each container below it",
     );
-    let controllers = if is_delegated(&own) {
+    // As for a container that asks for a limit.
+    let asks = Cgroup {
+        mode: CgroupMode::Enabled,
+        ..Cgroup::default()
+    };
+    let controllers = if let Ok(Place::Below(group)) = Place::find(&asks) {
         checks.push(place);
-        own.clone()
+        group.path().to_owned()
     } else if super::session::bus(host.uid).is_some() && Path::new(&managed).exists() {
         let found = format!("{} is not ours, but systemd gives one out", own.display());
         checks.push(Check {
@@ -72,11 +76,6 @@ pub fn checks(host: &Host) -> Vec<Check> {
     };
     checks.push(self::controllers(&controllers));
     checks
-}
-
-fn is_delegated(own: &Path) -> bool {
-    let can = |path: &Path| rustix::fs::access(path, Access::WRITE_OK).is_ok();
-    can(own) && can(&own.join("cgroup.procs")) && can(&own.join("cgroup.subtree_control"))
 }
 
 fn controllers(group: &Path) -> Check {

@@ -222,18 +222,12 @@ impl Home {
 
     /// Another program with this home's environment.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Run {
-        let program = program.as_ref();
-        let mut command = Command::new(program);
-        command.env_clear().envs(&self.env).current_dir(self.path());
-        Run {
-            shown: Path::new(program)
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            command,
-            stdin: Vec::new(),
-        }
+        let mut run = Run::new(program);
+        run.command
+            .env_clear()
+            .envs(&self.env)
+            .current_dir(self.path());
+        run
     }
 
     /// Runs a shell line of the host with this home's environment and `$RL` as the program under test.
@@ -285,6 +279,20 @@ pub struct Run {
 }
 
 impl Run {
+    /// A program with our own environment.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let program = program.as_ref();
+        Self {
+            shown: Path::new(program)
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            command: Command::new(program),
+            stdin: Vec::new(),
+        }
+    }
+
     pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
         self.shown.push(' ');
         self.shown.push_str(&word.as_ref().to_string_lossy());
