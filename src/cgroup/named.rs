@@ -137,6 +137,7 @@ pub fn single(pid: i32, asked: &str, settings: &[Setting]) -> Result<Group> {
                     description: &format!("rl limit {pid}"),
                     pids: &[pid],
                     slice: None,
+                    weights: &place::weights(settings),
                 },
             )?;
             let path = of_process(&pid.to_string())

@@ -411,7 +411,7 @@ fn in_scope(manager: &Manager, spec: &ContainerSpec, settings: &[Setting]) -> Re
 }
 
 /// What weighs the container against others must weigh its scope.
-fn weights(settings: &[Setting]) -> Vec<(&'static str, u64)> {
+pub(super) fn weights(settings: &[Setting]) -> Vec<(&'static str, u64)> {
     let weight = |file: &str, property| {
         let setting = settings.iter().rfind(|setting| setting.file == file)?;
         let number = setting.text.trim_start_matches("default ");
