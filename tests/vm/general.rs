@@ -25,7 +25,6 @@ fn the_life_of_a_program() {
         "run::init_reaps_what_others_left",
         "run::rm_leaves_nothing_when_killed_by_a_signal",
         "run::the_hosts_own_programs_run_without_any_image",
-        "life::stop_asks_first_and_kills_after_its_time",
         "life::what_fails_is_started_again_as_often_as_asked",
         "life::the_detach_keys_leave_it_running_and_its_terminal_follows_ours",
     ]);
