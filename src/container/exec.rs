@@ -90,6 +90,8 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
             .hint(format!("let it go on first: rl unpause {name}"))
             .into());
     }
+    // From here on a signal is the program's, also one that comes before the program can be told.
+    let signals = (!detached).then(sys::signal::Queue::all).transpose()?;
     let mut joined = parent::join(visit.clone(), &inside, group.as_ref(), stdio);
     if let (Err(error), Some(group)) = (&joined, &group)
         && sys::errno_of(error) == Some(Errno::ACCESS)
@@ -116,7 +118,7 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
         let mut go = || background.take().map_or(Ok(()), Background::go);
         let attended = foreground::supervise(Attended {
             child: &child,
-            signals: None,
+            signals,
             console,
             interactive,
             sig_proxy: true,

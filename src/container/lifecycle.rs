@@ -265,7 +265,10 @@ pub fn wait(record: &Record) -> Result<u8> {
     let mut code = [0_u8];
     loop {
         let state = record.state()?;
-        if !matches!(state.status, Status::Running | Status::Restarting) {
+        // One that is just being started has an owner already.
+        let starting =
+            state.status == Status::Created && state.owner.as_ref().is_some_and(Process::is_alive);
+        if !starting && !matches!(state.status, Status::Running | Status::Restarting) {
             return Ok(state.exit_code);
         }
         // From the monitor the code can be had even when the container goes with its end.

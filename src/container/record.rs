@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::disk_error;
-use super::state::State;
+use super::state::{Process, State};
 use crate::cgroup::{self, Group};
 use crate::error::Fail;
 use crate::idmap::{Helpers, Plan};
@@ -98,7 +98,9 @@ impl Record {
         std::fs::write(dir.join("container.json"), text)
             .map_err(|error| disk_error(error, &dir))?;
         // The name points here only afterwards; until then nobody looks, and nothing needs to be on the disk.
-        let text = serde_json::to_vec(&State::new()).context("writing state.json")?;
+        let mut state = State::new();
+        state.owner = Process::of(rustix::process::getpid().as_raw_nonzero().get()).ok();
+        let text = serde_json::to_vec(&state).context("writing state.json")?;
         std::fs::write(dir.join("state.json"), text).map_err(|error| disk_error(error, &dir))?;
         Ok(Lock { file })
     }

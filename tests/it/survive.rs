@@ -124,6 +124,9 @@ fn litter(home: &Home) -> String {
         .chain([&runtime])
     {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_name() == "helpers.json" {
+                continue; // what the network helpers know, kept until the next boot
+            }
             lines.push(format!("file {}", entry.path().display()));
         }
     }
