@@ -170,7 +170,7 @@ impl Machine {
         if let Some(notice) = notice {
             say(&degraded(&notice, "using the host's network"));
         }
-        if !ports.is_empty() && !network.has_helper() {
+        if !ports.is_empty() && !network.is_published() {
             // As docker does it, which says so for `host` only.
             let name = view::network(&spec.network);
             say(&format!(

@@ -621,6 +621,8 @@ impl Monitor {
                         && self.membership.as_mut().is_some_and(|one| !one.renew())
                     {
                         self.membership = None;
+                        self.state.ports.clear();
+                        self.note();
                     }
                 }
                 Source::Listener => self.welcome(),

@@ -98,6 +98,12 @@ impl Chosen {
         matches!(self, Chosen::Pasta { .. } | Chosen::Slirp { .. })
     }
 
+    /// Whether ports of the host can lead there.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        self.has_helper() || matches!(self, Chosen::Named { .. })
+    }
+
     /// Whether the program has to wait until packets can flow.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
@@ -113,14 +119,6 @@ pub fn choose(network: &Network, ports: &[Publish]) -> Result<(Chosen, Option<Fa
     let (chosen, notice) = by_name(network)?;
     if let Chosen::Slirp { .. } = chosen {
         slirp::check_ports(ports)?;
-    }
-    if let (Chosen::Named { .. }, Some(port)) = (&chosen, ports.first()) {
-        return Err(Fail::unsupported(format!(
-            "port {} cannot be published from a named network: that is not built yet",
-            port.port
-        ))
-        .hint("leave -p out; containers on the network reach every port of each other")
-        .into());
     }
     match notice {
         // On the host's network the program's own ports are open, not those that were asked for.

@@ -5,7 +5,7 @@
 //! who asks for any. Source: socket(7), and `inet_csk_bind_conflict()` in the kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Result;
 use rustix::io::Errno;
@@ -15,6 +15,9 @@ use crate::error::Fail;
 use crate::spec::{Bound, HostPort, Port, Protocol, Publish};
 use crate::sys;
 
+/// So many connections wait to be accepted; the kernel's own limit may be lower.
+const BACKLOG: i32 = 4096;
+
 /// A port of the host that nobody else gets while this lives.
 #[derive(Debug)]
 pub struct Reserved {
@@ -22,7 +25,35 @@ pub struct Reserved {
     pub bound: Bound,
     /// What was asked for.
     pub wanted: Publish,
-    _socket: OwnedFd,
+    socket: OwnedFd,
+}
+
+impl AsFd for Reserved {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Reserved {
+    /// Makes it the socket that serves the port, where no helper opens one beside it.
+    ///
+    /// # Errors
+    /// `Conflict` when somebody was quicker.
+    pub fn listen(&self) -> Result<()> {
+        let on_host = Port {
+            number: self.bound.host,
+            ..self.bound.port
+        };
+        let done = match on_host.protocol {
+            Protocol::Tcp => rustix::net::listen(&self.socket, BACKLOG),
+            // Nobody else may have it beside us any more.
+            Protocol::Udp => sockopt::set_socket_reuseaddr(&self.socket, false),
+        };
+        done.map_err(|errno| match errno {
+            Errno::ADDRINUSE => taken(self.bound.address, on_host).into(),
+            errno => sys::Error::new(format!("listen({on_host})"), errno).into(),
+        })
+    }
 }
 
 /// Takes a port of the host for each.
@@ -54,7 +85,7 @@ pub fn reserve_one(wanted: &Publish) -> Result<Reserved> {
             port: wanted.port,
         },
         wanted: *wanted,
-        _socket: socket,
+        socket,
     };
     match wanted.host {
         HostPort::Any => bind(wanted, 0)
@@ -194,10 +225,10 @@ fn owner(port: Port) -> Option<String> {
     })?;
     let (uid, inode) = sockets;
     let link = format!("socket:[{inode}]");
-    let holder = std::fs::read_dir("/proc")
+    let holders: Vec<i32> = std::fs::read_dir("/proc")
         .ok()?
         .flatten()
-        .find_map(|entry| {
+        .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             // Those of others cannot be looked at.
             let fds = std::fs::read_dir(entry.path().join("fd")).ok()?;
@@ -205,9 +236,14 @@ fn owner(port: Port) -> Option<String> {
                 std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == link.as_str())
             });
             has.then_some(pid)
-        });
-    match holder.or_else(|| helper_of(port)) {
-        Some(pid) => Some(container_above(pid).unwrap_or_else(|| process(pid))),
+        })
+        .collect();
+    // On named networks the network process has it too.
+    let container = holders.iter().find_map(|pid| container_above(*pid));
+    match holders.first().copied().or_else(|| helper_of(port)) {
+        Some(pid) => container
+            .or_else(|| container_above(pid))
+            .or_else(|| Some(process(pid))),
         None if uid == rustix::process::getuid().as_raw() => None,
         None => Some(format!("a process of user {uid}")),
     }
@@ -251,7 +287,9 @@ fn container_above(pid: i32) -> Option<String> {
         let first = line.split('\0').next()?.to_owned();
         first.strip_prefix("rl:[monitor] ").map(str::to_owned)
     };
-    title(parent(pid)?).map(|name| format!("the container `{name}`"))
+    // On named networks its owner has the port itself.
+    let name = title(pid).or_else(|| title(parent(pid)?))?;
+    Some(format!("the container `{name}`"))
 }
 
 fn process(pid: i32) -> String {

@@ -162,14 +162,19 @@ pub fn start(
 fn bring_up(
     launch: &Launch<'_>,
     mut lease: Option<&mut Lease>,
-    ports: Vec<Reserved>,
+    mut ports: Vec<Reserved>,
     here: &mut Channel,
     running: &mut Running,
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<()> {
     send(here, &ToStage::Start(Box::new(launch.order.clone())))?;
-    running.uplink = net::start(launch.network, ports, running.child.pid)?;
+    // Those of a container on named networks are opened when it is there.
+    let helped = match &lease {
+        Some(_) => Vec::new(),
+        None => std::mem::take(&mut ports),
+    };
+    running.uplink = net::start(launch.network, helped, running.child.pid)?;
     idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
     if let Some(lease) = &mut lease {
         lease.plug(running.child.pid.as_raw_nonzero().get())?;
@@ -188,6 +193,7 @@ fn bring_up(
             }
             if let Some(lease) = &mut lease {
                 lease.wait()?;
+                running.ports = lease.publish(std::mem::take(&mut ports))?;
                 for line in std::mem::take(&mut lease.notices) {
                     say(&line);
                 }

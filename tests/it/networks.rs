@@ -1,6 +1,8 @@
 //! Named networks: containers find each other by name, and nobody else.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
@@ -340,9 +342,6 @@ fn places_are_chosen_as_asked() {
             .fails(125)
             .stderr_has(message);
     }
-    home.rl("run --rm -p 8080:80 --network net busybox true")
-        .fails(125)
-        .stderr_has("cannot be published");
     end(&home);
 }
 
@@ -398,5 +397,163 @@ fn networks_are_made_listed_and_removed_in_dockers_words() {
         .stderr_has("goes with no other");
     home.rl("network rm -f one nothing").says("one");
     home.rl("network ls -q").says("");
+    end(&home);
+}
+
+/// Where the host serves a container's port.
+fn public(home: &Home, name: &str, port: &str) -> String {
+    let output = home.rl("port").args([name, port]).ok();
+    output.lines()[0].replace("0.0.0.0", "127.0.0.1")
+}
+
+/// The body of what a web server says; nothing while it does not.
+fn get(address: &str, path: &str) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    body(stream)
+}
+
+fn body(mut stream: TcpStream) -> Option<Vec<u8>> {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let line = std::str::from_utf8(&answer[..head]).ok()?.lines().next()?;
+    line.contains(" 200 ").then_some(())?;
+    Some(answer.split_off(head + 4))
+}
+
+fn digest(home: &Home, bytes: Vec<u8>) -> String {
+    home.program("sha256sum")
+        .stdin(bytes)
+        .ok()
+        .text()
+        .to_owned()
+}
+
+#[test]
+fn published_ports_carry_all_that_is_sent_both_ways() {
+    needs!(Need::Ours);
+    let home = home(&["--subnet 10.200.12.0/24 front"]);
+    web(&home, "web", "front -p 127.0.0.1::80");
+    let address = public(&home, "web", "80");
+    home.rl("exec web dd if=/dev/urandom of=/www/big bs=1M count=50")
+        .ok();
+    let there = home
+        .rl("exec web sh -c")
+        .arg("cat /www/big | sha256sum")
+        .ok();
+    // One that asks and does not read stops nobody, and loses nothing.
+    let mut slow = TcpStream::connect(&address).unwrap();
+    slow.write_all(b"GET /big HTTP/1.0\r\n\r\n").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(get(&address, "/").unwrap(), b"I am web\n"));
+        }
+    });
+    let fetched = get(&address, "/big").unwrap();
+    assert_eq!(fetched.len(), 50 << 20);
+    assert_eq!(digest(&home, fetched), there.text());
+    assert_eq!(digest(&home, body(slow).unwrap()), there.text());
+    // The answer comes after the end of what was sent.
+    home.rl("run -d --name sum --network front -p 127.0.0.1::81 busybox nc -ll -p 81 -e sha256sum")
+        .ok();
+    let address = public(&home, "sum", "81");
+    let sent: Vec<u8> = (0..50_u32 << 18).flat_map(u32::to_ne_bytes).collect();
+    let answer = wait_for("an answer", || {
+        let mut stream = TcpStream::connect(&address).ok()?;
+        stream.write_all(&sent).ok()?;
+        stream.shutdown(Shutdown::Write).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        (!answer.is_empty()).then_some(answer)
+    });
+    assert_eq!(answer.trim_end(), digest(&home, sent));
+    end(&home);
+}
+
+#[test]
+fn published_udp_ports_answer_each_sender() {
+    needs!(Need::Ours, Need::Program("perl"));
+    let home = home(&["--subnet 10.200.13.0/24 front"]);
+    home.rl("run -d --name echo --network front -p 127.0.0.1::53/udp host perl -e")
+        .arg(
+            "use Socket; socket(S, PF_INET, SOCK_DGRAM, 0) or die; bind(S, sockaddr_in(53, INADDR_ANY)) or die; \
+             while ($from = recv(S, $m, 65535, 0)) { ($p, $a) = sockaddr_in($from); send(S, inet_ntoa($a) . \" $m\", 0, $from) }",
+        )
+        .ok();
+    let address = public(&home, "echo", "53/udp");
+    let client = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(&address).unwrap();
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_millis(200)))
+            .unwrap();
+        socket
+    };
+    let clients = [client(), client()];
+    for (number, socket) in clients.iter().enumerate() {
+        for text in [format!("from {number}"), number.to_string().repeat(9000)] {
+            let answer = wait_for("an answer", || {
+                socket.send(text.as_bytes()).ok()?;
+                let mut answer = vec![0; 65535];
+                let length = socket.recv(&mut answer).ok()?;
+                let answer = String::from_utf8(answer[..length].to_vec()).unwrap();
+                // One that was asked for twice may come late.
+                answer.ends_with(&format!(" {text}")).then_some(answer)
+            });
+            // The container sees the bridge's address.
+            assert_eq!(answer, format!("10.200.13.1 {text}"));
+        }
+    }
+    end(&home);
+}
+
+#[test]
+fn published_ports_are_told_kept_and_closed() {
+    needs!(Need::Ours);
+    let home = home(&["--subnet 10.200.14.0/24 front", "--internal back"]);
+    web(&home, "web", "front -p 80");
+    let address = public(&home, "web", "80");
+    let number = address.rsplit(':').next().unwrap().to_owned();
+    let answers = || (get(&address, "/")? == b"I am web\n").then_some(());
+    wait_for("an answer", answers);
+    home.rl("ps")
+        .ok()
+        .stdout_has(&format!("0.0.0.0:{number}->80/tcp"));
+    home.rl(&format!(
+        "run --rm --network front -p {number}:80 busybox true"
+    ))
+    .fails(125)
+    .stderr_has("is taken by the container `web`");
+    // Who connects while the network process is replaced is served by the next one.
+    let before: BTreeSet<Pid> = processes(&home).into_iter().collect();
+    for pid in &before {
+        let _ = kill(*pid, Signal::SIGKILL); // the second goes with the first
+    }
+    wait_for("an answer from another process", answers);
+    let now: BTreeSet<Pid> = processes(&home).into_iter().collect();
+    assert!(now.is_disjoint(&before));
+    // They lead into the networks that it is on, unless these are internal.
+    home.rl("network connect back web").ok();
+    home.rl("network disconnect front web").ok();
+    assert_eq!(get(&address, "/"), None);
+    home.rl("network connect front web").ok();
+    assert_eq!(get(&address, "/").unwrap(), b"I am web\n");
+    home.rl("run -d --name inner --network back -p 80 busybox sleep 1000")
+        .ok()
+        .stderr_has("published ports are discarded: the container is on internal networks alone");
+    home.rl("port inner").says("");
+    // Nobody has it once the container has ended; the next run may want the same at once.
+    home.rl("rm -f web").ok();
+    drop(TcpListener::bind(&address).unwrap());
+    web(&home, "web", &format!("front -p {number}:80"));
+    for _ in 0..3 {
+        home.rl("restart -t 0 web").ok();
+        wait_for("an answer after a restart", answers);
+    }
+    let monitor = crate::life::monitor(&home, "web").unwrap();
+    kill(monitor, Signal::SIGKILL).unwrap();
+    wait_for("the port to be free", || TcpListener::bind(&address).ok());
     end(&home);
 }

@@ -14,8 +14,9 @@ use rustix::fs::OFlags;
 use super::server::NETWORK;
 use super::{Endpoint, Guest, Present, Reply, Request};
 use crate::error::Fail;
+use crate::net::publish::Reserved;
 use crate::paths::{self, Store};
-use crate::spec::Joined;
+use crate::spec::{Bound, Joined};
 use crate::sys;
 use crate::sys::process::Detached;
 use crate::sys::socket::Channel;
@@ -30,6 +31,8 @@ pub struct Lease {
     store: Store,
     guest: Guest,
     pid: Option<i32>,
+    /// The host's sockets: whoever serves the networks next gets them too.
+    ports: Vec<Reserved>,
     /// Where it is.
     pub endpoints: Vec<Endpoint>,
     /// Lines for the user.
@@ -60,6 +63,7 @@ impl Lease {
                         store: store.clone(),
                         guest,
                         pid: None,
+                        ports: Vec::new(),
                         endpoints,
                         notices,
                     });
@@ -98,6 +102,46 @@ impl Lease {
         }
     }
 
+    /// Opens ports of the host that lead to the container. Which ones they are is the answer: none where all its
+    /// networks are internal, which a notice says.
+    ///
+    /// # Errors
+    /// `Conflict` when somebody has one; when the network process is gone.
+    pub fn publish(&mut self, ports: Vec<Reserved>) -> Result<Vec<Bound>> {
+        if ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.endpoints.iter().all(|one| one.internal) {
+            self.notices.push(
+                "published ports are discarded: the container is on internal networks alone"
+                    .to_owned(),
+            );
+            return Ok(Vec::new());
+        }
+        for port in &ports {
+            port.listen()?;
+        }
+        self.ports = ports;
+        self.hand_over()?;
+        Ok(self.ports.iter().map(|port| port.bound).collect())
+    }
+
+    fn hand_over(&mut self) -> Result<()> {
+        for port in &self.ports {
+            let request = Request::Publish(port.bound);
+            let text = serde_json::to_vec(&request).context("writing a message")?;
+            self.channel
+                .send(&text, Some(port.as_fd()))
+                .map_err(|error| anyhow::Error::from(error).context(gone()))?;
+            match hear(&mut self.channel)? {
+                Some(Reply::Done) => {}
+                Some(reply) => return Err(unexpected(reply)),
+                None => return Err(gone().into()),
+            }
+        }
+        Ok(())
+    }
+
     /// After the network process was killed: another one, and the same places again, under the name and on the networks
     /// that the container has now.
     ///
@@ -112,8 +156,19 @@ impl Lease {
             next.plug(pid)?;
             next.wait()?;
         }
+        next.ports = std::mem::take(&mut self.ports);
+        next.hand_over()?;
         *self = next;
         Ok(())
+    }
+}
+
+impl Drop for Lease {
+    /// The ports are free when it is over: the container's next start may want the same.
+    fn drop(&mut self) {
+        if !self.ports.is_empty() {
+            let _ = exchange(&mut self.channel, &Request::Withdraw); // one that is gone has closed them
+        }
     }
 }
 

@@ -3,15 +3,18 @@
 //! [`Inside`] is a child of the network process, alone in a user and network namespace of its own: it is what pasta
 //! and slirp4netns attach to, and it opens sockets there. Nothing else runs in it.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{self, Fail};
+use crate::spec::Protocol;
 use crate::sys;
 use crate::sys::netlink::{Family, Netlink};
 use crate::sys::process::Child;
@@ -24,6 +27,8 @@ enum Wanted {
     Netfilter,
     Datagrams(SocketAddr),
     Connections(SocketAddr),
+    /// One that connects, or sends, to an address.
+    To(Protocol, SocketAddr),
 }
 
 /// The shared network namespace.
@@ -80,6 +85,24 @@ impl Inside {
         datagrams.set_nonblocking(true)?;
         connections.set_nonblocking(true)?;
         Ok((datagrams, connections))
+    }
+
+    /// A connection that is being made to an address there; it blocks nobody.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn connection(&mut self, to: SocketAddr) -> Result<TcpStream> {
+        self.socket(Wanted::To(Protocol::Tcp, to))
+            .map(TcpStream::from)
+    }
+
+    /// A socket that sends UDP to an address there and hears its answers; it blocks nobody.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn datagrams(&mut self, to: SocketAddr) -> Result<UdpSocket> {
+        self.socket(Wanted::To(Protocol::Udp, to))
+            .map(UdpSocket::from)
     }
 
     fn socket(&mut self, wanted: Wanted) -> Result<OwnedFd> {
@@ -155,6 +178,23 @@ fn open(wanted: Wanted) -> Result<OwnedFd> {
         Wanted::Netfilter => Netlink::open(Family::Netfilter)?.into_fd(),
         Wanted::Datagrams(at) => UdpSocket::bind(at).with_context(doing)?.into(),
         Wanted::Connections(at) => TcpListener::bind(at).with_context(doing)?.into(),
+        Wanted::To(protocol, to) => {
+            let family = if to.is_ipv4() {
+                AddressFamily::INET
+            } else {
+                AddressFamily::INET6
+            };
+            let kind = match protocol {
+                Protocol::Tcp => SocketType::STREAM,
+                Protocol::Udp => SocketType::DGRAM,
+            };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(family, kind, flags, None).with_context(doing)?;
+            match rustix::net::connect(&socket, &to) {
+                Ok(()) | Err(Errno::INPROGRESS) => socket,
+                Err(errno) => return Err(errno).with_context(doing),
+            }
+        }
     })
 }
 

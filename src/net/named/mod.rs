@@ -8,6 +8,7 @@
 //!     │ clone3 …                           │
 //!     │ Plug(pid) ────────────────────────▶│ bridge, veth, addresses, route ───▶ rlb… ── veth ──▶ eth0 of the
 //!     │◀──────────────────── Endpoints ────│ uplink: pasta or slirp4netns ─────▶ uplink0         container
+//!     │ Publish(port), a socket ──────────▶│ takes connections on the host's socket, makes others inside
 //!     │   the connection stays open        │ answers DNS on the bridge's address, asks on the host's network
 //!     ▼   its end is the container's end   ▼ ends with the last connection
 //! ```
@@ -19,6 +20,7 @@
 pub mod client;
 pub mod config;
 mod dns;
+mod forward;
 mod inside;
 mod link;
 pub mod server;
@@ -29,7 +31,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
-use crate::spec::Joined;
+use crate::spec::{Bound, Joined};
 
 /// A container that wants to join networks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +105,10 @@ enum Request {
     Reserve(Box<Guest>),
     /// The container's first process: its network namespace is joined to the networks.
     Plug { pid: i32 },
+    /// A port of the container; the socket of the host that leads to it comes with this.
+    Publish(Bound),
+    /// Its ports are closed.
+    Withdraw,
     /// A container has another name now.
     Rename { id: String, name: String },
     /// One more network for a container that runs.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,13 +18,14 @@ use rustix::time::Timespec;
 
 use super::config::{self, Config, Subnet};
 use super::dns::{self, Known, Resolver};
+use super::forward::{self, Forward};
 use super::inside::{Container, Inside};
 use super::link::{self, Pair};
 use super::{Endpoint, Guest, Present, Reply, Request};
 use crate::error::{self, Fail};
 use crate::net::{self, Uplink};
 use crate::paths::{self, Store};
-use crate::spec::Joined;
+use crate::spec::{Bound, Joined};
 use crate::sys;
 use crate::sys::netlink::Netlink;
 use crate::sys::socket::Channel;
@@ -121,6 +122,7 @@ struct Server<'a> {
     bridges: BTreeMap<String, Bridge>,
     clients: Vec<Client>,
     resolver: Resolver,
+    forward: Forward,
 }
 
 /// Where something can happen.
@@ -130,6 +132,7 @@ enum Source {
     Inside,
     Client(usize),
     Dns(dns::Source),
+    Port(forward::Source),
 }
 
 /// The interface of the bridge's end: 13 of at most 15 bytes.
@@ -155,6 +158,7 @@ impl<'a> Server<'a> {
             bridges: BTreeMap::new(),
             clients: Vec::new(),
             resolver: Resolver::default(),
+            forward: Forward::new(),
         })
     }
 
@@ -166,7 +170,8 @@ impl<'a> Server<'a> {
             if self.clients.is_empty() && (had_one || Instant::now() >= first) && self.is_over()? {
                 return Ok(());
             }
-            let until = match (had_one, self.resolver.deadline()) {
+            let deadlines = [self.resolver.deadline(), self.forward.deadline()];
+            let until = match (had_one, deadlines.into_iter().flatten().min()) {
                 (true, deadline) => deadline,
                 (false, deadline) => Some(deadline.map_or(first, |one| one.min(first))),
             };
@@ -181,9 +186,15 @@ impl<'a> Server<'a> {
                         let known = known(&self.clients);
                         self.resolver.turn(&source, &known);
                     }
+                    Source::Port(source) => {
+                        let clients = &self.clients;
+                        let target = |id: &str| target(clients, id);
+                        self.forward.turn(source, &mut self.inside, &target);
+                    }
                 }
             }
             self.resolver.expire();
+            self.forward.expire();
             self.part()?;
         }
     }
@@ -217,6 +228,9 @@ impl<'a> Server<'a> {
         }
         for (source, fd, flags) in self.resolver.sources() {
             sources.push((Source::Dns(source), fd, flags));
+        }
+        for (source, fd, flags) in self.forward.sources() {
+            sources.push((Source::Port(source), fd, flags));
         }
         let mut fds: Vec<PollFd<'_>> = sources
             .iter()
@@ -266,6 +280,7 @@ impl<'a> Server<'a> {
     }
 
     fn release(&mut self, member: &Member) -> Result<()> {
+        self.forward.close(&member.guest.id);
         for endpoint in &member.endpoints {
             link::remove(&self.route, &outer(&member.guest.id, &endpoint.network_id))?;
         }
@@ -293,13 +308,13 @@ impl<'a> Server<'a> {
     }
 
     fn hear(&mut self, at: usize) {
-        let Ok(Some((message, _))) = self.clients[at].channel.receive() else {
+        let Ok(Some((message, fd))) = self.clients[at].channel.receive() else {
             self.clients[at].over = true;
             return;
         };
         let reply = serde_json::from_slice(&message)
             .context("reading a message")
-            .and_then(|request| self.act(at, request))
+            .and_then(|request| self.act(at, request, fd))
             .unwrap_or_else(|error| Reply::Failed(error::flatten(&error)));
         let client = &mut self.clients[at];
         let sent = serde_json::to_vec(&reply)
@@ -308,10 +323,17 @@ impl<'a> Server<'a> {
         client.over |= sent.is_none();
     }
 
-    fn act(&mut self, at: usize, request: Request) -> Result<Reply> {
+    fn act(&mut self, at: usize, request: Request, fd: Option<OwnedFd>) -> Result<Reply> {
         match request {
             Request::Reserve(guest) => self.reserve(at, *guest),
             Request::Plug { pid } => self.plug(at, pid),
+            Request::Publish(bound) => self.publish(at, &bound, fd),
+            Request::Withdraw => {
+                if let Some(member) = &self.clients[at].member {
+                    self.forward.close(&member.guest.id);
+                }
+                Ok(Reply::Done)
+            }
             Request::Rename { id, name } => {
                 if let Some(at) = self.position(&id)
                     && let Some(member) = &mut self.clients[at].member
@@ -332,6 +354,21 @@ impl<'a> Server<'a> {
                     .collect(),
             )),
         }
+    }
+
+    fn publish(&mut self, at: usize, bound: &Bound, fd: Option<OwnedFd>) -> Result<Reply> {
+        let Some(member) = &self.clients[at].member else {
+            return Err(Fail::system("a port without a container").into());
+        };
+        let socket = fd.ok_or_else(|| {
+            let port = bound.port;
+            Fail::system(format!(
+                "port {port} cannot be published: the network process has too many files open"
+            ))
+            .hint("publish fewer ports, or raise the limit: ulimit -Hn")
+        })?;
+        self.forward.open(&member.guest.id, bound, socket)?;
+        Ok(Reply::Done)
     }
 
     fn position(&self, id: &str) -> Option<usize> {
@@ -597,6 +634,8 @@ impl<'a> Server<'a> {
             settle_route(member)?;
         }
         let endpoints = member.endpoints.clone();
+        let left: Vec<IpAddr> = endpoints.iter().flat_map(Endpoint::addresses).collect();
+        self.forward.keep(id, &left);
         self.remove_empty()?;
         Ok(Reply::Endpoints(endpoints, Vec::new()))
     }
@@ -620,6 +659,13 @@ fn known(clients: &[Client]) -> Vec<Known<'_>> {
             endpoints: &member.endpoints,
         })
         .collect()
+}
+
+/// Where a container's published ports lead: into the first of its networks that is not internal.
+fn target(clients: &[Client], id: &str) -> Option<IpAddr> {
+    let member = members(clients).find(|member| member.guest.id == id)?;
+    let mut open = member.endpoints.iter().filter(|one| !one.internal);
+    open.find_map(|one| one.addresses().next())
 }
 
 /// The way to everywhere is by the first network that has a way out.
