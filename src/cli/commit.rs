@@ -11,6 +11,7 @@ use super::progress::say;
 use super::run::settled;
 use crate::container::diff::Place;
 use crate::container::events::Event;
+use crate::container::group::{self, Hold};
 use crate::container::record::Record;
 use crate::container::state::Status;
 use crate::container::{emit, write_new};
@@ -50,7 +51,7 @@ pub struct CommitArgs {
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
 
-    /// Let the container's processes pause meanwhile
+    /// Pause the container's processes meanwhile
     #[arg(
         short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set
@@ -115,14 +116,14 @@ pub fn commit(args: &CommitArgs, store: &Store) -> Result<u8> {
         reference,
         format,
     };
-    if args.pause && record.state()?.status == Status::Running {
-        say(&format!(
-            "rl: `{}` goes on while it is read: what it writes meanwhile may be half in the image",
-            spec.name
-        ));
-    }
+    let held = if args.pause {
+        held(&record, &spec.name)?
+    } else {
+        None
+    };
     let squash = args.squash;
     let id = layer_to_image(&record, Work::Layer { place, squash }, recipe, args.quiet)?;
+    drop(held);
     if let Some(path) = &args.iidfile {
         write_id(path, &id)?;
     }
@@ -131,6 +132,21 @@ pub fn commit(args: &CommitArgs, store: &Store) -> Result<u8> {
     emit(store, &event.with("imageID", &id));
     output::print(&id.to_string())?;
     Ok(0)
+}
+
+/// Lets the container stand for as long as the answer lives.
+fn held(record: &Record, name: &str) -> Result<Option<Hold>> {
+    match group::hold(record, "rl commit --pause") {
+        // It may have ended over it.
+        Err(error) if record.state()?.status == Status::Running => {
+            say(&format!(
+                "rl: `{name}` goes on while it is read: what it writes meanwhile may be half in the image: {error:#}"
+            ));
+            Ok(None)
+        }
+        Err(_) => Ok(None),
+        held => held,
+    }
 }
 
 fn write_id(path: &std::path::Path, id: &Digest) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::support::host::Need;
 use crate::support::{Home, wait_for};
 
 /// The container's own group, as it is written down.
-fn group(home: &Home, name: &str) -> PathBuf {
+pub fn group(home: &Home, name: &str) -> PathBuf {
     let path = state(home, name)["cgroup"].clone();
     PathBuf::from(path.as_str().unwrap_or_else(|| panic!("no group: {path}")))
 }
