@@ -12,19 +12,19 @@ use super::run::settled;
 use crate::container::diff::Place;
 use crate::container::events::Event;
 use crate::container::group::{self, Hold};
-use crate::container::record::Record;
+use crate::container::record::{Record, anonymous_volumes};
 use crate::container::state::Status;
 use crate::container::{emit, write_new};
 use crate::error::Fail;
 use crate::idmap::{self, Available, Plan};
 use crate::image::changes;
 use crate::image::commit::{CUT, Format, Recipe};
-use crate::image::config::RunConfig;
+use crate::image::config::{Empty, Healthcheck, RunConfig};
 use crate::image::layer::Ids;
 use crate::image::reference::{Digest, Reference};
 use crate::image::store::Images;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, Rootfs, UserNs};
+use crate::spec::{ContainerSpec, Health, MountSource, Rootfs, UserNs};
 use crate::stage::Job;
 use crate::stage::parent::{self, Aids};
 
@@ -216,6 +216,7 @@ fn config(store: &Store, spec: &ContainerSpec) -> Result<RunConfig> {
         Some(image) if !image.id.is_empty() => Images::open(store).find(&image.id, None)?,
         _ => None,
     };
+    let theirs = image.as_ref().map(|image| image.config.defaults());
     let mut config = image.map(|image| image.config.config).unwrap_or_default();
     let process = &spec.process;
     config.env = settled(process.env.clone());
@@ -228,5 +229,29 @@ fn config(store: &Store, spec: &ContainerSpec) -> Result<RunConfig> {
     if spec.stop_signal != "SIGTERM" || config.stop_signal.is_some() {
         config.stop_signal = Some(spec.stop_signal.clone()).filter(|text| !text.is_empty());
     }
+    let mut checked = theirs.and_then(|image| image.health);
+    if let Some(health) = &mut checked {
+        health.fill(&Health::default());
+    }
+    if spec.health != checked {
+        config.healthcheck = Some(Healthcheck::of(spec.health.as_ref(), &config.shell));
+        if spec.health.as_ref().map(|health| health.interval_ns) == Some(Health::NEVER) {
+            say(
+                "rl: an image cannot say --health-interval=disable: its containers are checked every 30 seconds",
+            );
+        }
+    }
+    let ports = spec.publish.iter().map(|publish| &publish.port);
+    let ports = ports.chain(&spec.expose);
+    config
+        .exposed_ports
+        .extend(ports.map(|port| (port.to_string(), Empty {})));
+    let own = anonymous_volumes(spec);
+    let anonymous = spec.mounts.iter().filter(
+        |mount| matches!(&mount.source, MountSource::Volume { volume, .. } if own.contains(volume)),
+    );
+    config
+        .volumes
+        .extend(anonymous.map(|mount| (mount.target.clone(), Empty {})));
     Ok(config)
 }

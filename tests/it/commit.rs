@@ -171,6 +171,44 @@ fn a_container_stands_while_it_is_read_and_goes_on_whatever_happens() {
 }
 
 #[test]
+fn what_was_checked_exposed_and_kept_outside_is_the_images() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let dir = home.dir("bound");
+    home.rl("create --name c --network none --expose 53/udp -v /data -v named:/named --health-retries 7 --health-interval 5s -v")
+        .arg(format!("{}:/bound", dir.display()))
+        .args(["--health-cmd", "test -e /well", "busybox", "true"])
+        .ok();
+    home.rl("commit -q c i:1").ok();
+    let config =
+        |image: &str| home.rl(&format!("inspect {image}")).ok().json()[0]["Config"].clone();
+    let first = config("i:1");
+    assert_eq!(
+        first["Healthcheck"],
+        serde_json::json!({"Test": ["CMD-SHELL", "test -e /well"], "Interval": 5_000_000_000_u64, "Retries": 7})
+    );
+    assert_eq!(first["ExposedPorts"], serde_json::json!({"53/udp": {}}));
+    assert_eq!(first["Volumes"], serde_json::json!({"/data": {}}));
+    // What comes from the image goes into the next one as it was, and what was switched off stays off.
+    home.rl("create --name same --network none i:1 true").ok();
+    home.rl("commit -q same i:2").ok();
+    assert_eq!(config("i:2"), first);
+    home.rl("create --name off --network none --no-healthcheck i:1 true")
+        .ok();
+    home.rl("commit -q off i:3").ok();
+    assert_eq!(
+        config("i:3")["Healthcheck"],
+        serde_json::json!({"Test": ["NONE"]})
+    );
+    home.rl("create --name never --network none --health-interval disable i:1 true")
+        .ok();
+    home.rl("commit -q never i:4")
+        .ok()
+        .stderr_has("every 30 seconds");
+    home.rl("rm -f -v c same off never").ok();
+}
+
+#[test]
 fn other_tools_read_a_committed_image() {
     needs!(Need::Ours, Need::Program("skopeo"));
     let home = Home::with_busybox();
