@@ -90,6 +90,29 @@ fn groups_go_with_their_containers_in_every_way() {
 }
 
 #[test]
+fn who_tidies_up_takes_empty_groups_along() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    home.rl("run -d --name web --network none busybox sleep 1000")
+        .ok();
+    let lives = group(&home, "web");
+    for (digit, command) in [
+        ("a", "system check --quick --repair"),
+        ("b", "system prune --force"),
+    ] {
+        // As of a container whose command and store are gone.
+        let left = lives.with_file_name(format!("rl-{}", digit.repeat(64)));
+        std::fs::create_dir(&left).unwrap();
+        wait_for(command, || {
+            home.rl(command).ok();
+            (!left.exists()).then_some(())
+        });
+    }
+    assert!(lives.exists());
+    home.rl("rm -f web").ok();
+}
+
+#[test]
 fn a_paused_container_stands_still_and_goes_on() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
