@@ -43,8 +43,11 @@ const JOBS: [&str; 7] = [
 /// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
 const ROUNDS: usize = 100;
 
-/// How old an empty group must be to be litter.
-const LITTER: Duration = Duration::from_secs(60);
+/// How old an empty group must be to be litter for a command that has other things to do.
+pub const LITTER: Duration = Duration::from_secs(60);
+
+/// The same for a command that is asked to tidy up.
+pub const IDLE: Duration = Duration::from_secs(5);
 
 /// How long a scope of the last run may keep its name.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -535,9 +538,9 @@ fn attach(group: &Group, pids: &[i32]) -> Result<()> {
 }
 
 /// Removes groups of containers that were left by processes that were killed. One that is being made has nobody in it
-/// either, so only those go that have been there for a while. Cheap, and without a word to systemd, which clears its
+/// either, so only those go that are older than `least`. Cheap, and without a word to systemd, which clears its
 /// scopes away by itself.
-pub fn sweep() {
+pub fn sweep(least: Duration) {
     let Ok(Place::Below(parent)) = Place::find(&Cgroup::default()) else {
         return;
     };
@@ -551,7 +554,7 @@ pub fn sweep() {
             .and_then(|meta| meta.modified())
             .ok()
             .and_then(|time| time.elapsed().ok());
-        if is_containers && age.is_some_and(|age| age > LITTER) && !group.is_populated() {
+        if is_containers && age.is_some_and(|age| age > least) && !group.is_populated() {
             let _ = group.remove(); // the next sweep tries again
         }
     }

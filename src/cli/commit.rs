@@ -11,19 +11,20 @@ use super::progress::say;
 use super::run::settled;
 use crate::container::diff::Place;
 use crate::container::events::Event;
-use crate::container::record::Record;
+use crate::container::group::{self, Hold};
+use crate::container::record::{Record, anonymous_volumes};
 use crate::container::state::Status;
 use crate::container::{emit, write_new};
 use crate::error::Fail;
 use crate::idmap::{self, Available, Plan};
 use crate::image::changes;
 use crate::image::commit::{CUT, Format, Recipe};
-use crate::image::config::RunConfig;
+use crate::image::config::{Empty, Healthcheck, RunConfig};
 use crate::image::layer::Ids;
 use crate::image::reference::{Digest, Reference};
 use crate::image::store::Images;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, Rootfs, UserNs};
+use crate::spec::{ContainerSpec, Health, MountSource, Rootfs, UserNs};
 use crate::stage::Job;
 use crate::stage::parent::{self, Aids};
 
@@ -50,7 +51,7 @@ pub struct CommitArgs {
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
 
-    /// Let the container's processes pause meanwhile
+    /// Pause the container's processes meanwhile
     #[arg(
         short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set
@@ -115,14 +116,14 @@ pub fn commit(args: &CommitArgs, store: &Store) -> Result<u8> {
         reference,
         format,
     };
-    if args.pause && record.state()?.status == Status::Running {
-        say(&format!(
-            "rl: `{}` goes on while it is read: what it writes meanwhile may be half in the image",
-            spec.name
-        ));
-    }
+    let held = if args.pause {
+        held(&record, &spec.name)?
+    } else {
+        None
+    };
     let squash = args.squash;
     let id = layer_to_image(&record, Work::Layer { place, squash }, recipe, args.quiet)?;
+    drop(held);
     if let Some(path) = &args.iidfile {
         write_id(path, &id)?;
     }
@@ -131,6 +132,21 @@ pub fn commit(args: &CommitArgs, store: &Store) -> Result<u8> {
     emit(store, &event.with("imageID", &id));
     output::print(&id.to_string())?;
     Ok(0)
+}
+
+/// Lets the container stand for as long as the answer lives.
+fn held(record: &Record, name: &str) -> Result<Option<Hold>> {
+    match group::hold(record, "rl commit --pause") {
+        // It may have ended over it.
+        Err(error) if record.state()?.status == Status::Running => {
+            say(&format!(
+                "rl: `{name}` goes on while it is read: what it writes meanwhile may be half in the image: {error:#}"
+            ));
+            Ok(None)
+        }
+        Err(_) => Ok(None),
+        held => held,
+    }
 }
 
 fn write_id(path: &std::path::Path, id: &Digest) -> Result<()> {
@@ -200,6 +216,7 @@ fn config(store: &Store, spec: &ContainerSpec) -> Result<RunConfig> {
         Some(image) if !image.id.is_empty() => Images::open(store).find(&image.id, None)?,
         _ => None,
     };
+    let theirs = image.as_ref().map(|image| image.config.defaults());
     let mut config = image.map(|image| image.config.config).unwrap_or_default();
     let process = &spec.process;
     config.env = settled(process.env.clone());
@@ -212,5 +229,29 @@ fn config(store: &Store, spec: &ContainerSpec) -> Result<RunConfig> {
     if spec.stop_signal != "SIGTERM" || config.stop_signal.is_some() {
         config.stop_signal = Some(spec.stop_signal.clone()).filter(|text| !text.is_empty());
     }
+    let mut checked = theirs.and_then(|image| image.health);
+    if let Some(health) = &mut checked {
+        health.fill(&Health::default());
+    }
+    if spec.health != checked {
+        config.healthcheck = Some(Healthcheck::of(spec.health.as_ref(), &config.shell));
+        if spec.health.as_ref().map(|health| health.interval_ns) == Some(Health::NEVER) {
+            say(
+                "rl: an image cannot say --health-interval=disable: its containers are checked every 30 seconds",
+            );
+        }
+    }
+    let ports = spec.publish.iter().map(|publish| &publish.port);
+    let ports = ports.chain(&spec.expose);
+    config
+        .exposed_ports
+        .extend(ports.map(|port| (port.to_string(), Empty {})));
+    let own = anonymous_volumes(spec);
+    let anonymous = spec.mounts.iter().filter(
+        |mount| matches!(&mount.source, MountSource::Volume { volume, .. } if own.contains(volume)),
+    );
+    config
+        .volumes
+        .extend(anonymous.map(|mount| (mount.target.clone(), Empty {})));
     Ok(config)
 }

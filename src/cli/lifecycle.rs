@@ -144,7 +144,7 @@ fn announce(line: &str) {
 
 /// What earlier commands could not finish because they were killed.
 fn sweep(store: &Store) {
-    place::sweep();
+    place::sweep(place::LITTER);
     if !record::wants_sweep(store) {
         return;
     }

@@ -13,6 +13,7 @@ use super::output::{self, Columns, Row};
 use super::progress::say;
 use super::ps::say_damaged;
 use super::{images, prompt};
+use crate::cgroup::place;
 use crate::container::lifecycle::{self, Force, Volumes};
 use crate::container::record::Record;
 use crate::container::{emit, events::Event, usage, view};
@@ -178,6 +179,7 @@ pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
         return Ok(0);
     }
     let (containers, bytes, mut failures) = container::remove_stopped(&filters, store)?;
+    place::sweep(place::IDLE);
     let (images, more, failed) = remove_images(args.all, &filters, store)?;
     failures.extend(failed);
     let mut out = output::stdout();

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::record::{self, Record};
 use super::state::{State, Status};
+use crate::cgroup::place;
 use crate::error;
 use crate::idmap::{self, Available};
 use crate::image::reference::Digest;
@@ -63,6 +64,10 @@ pub fn all(store: &Store, how: How) -> Result<Vec<Finding>> {
     check.containers()?;
     check.names();
     check.leftovers();
+    if how.repairs {
+        // Groups take no space and belong to no store: no finding, as for every command that sweeps.
+        place::sweep(place::IDLE);
+    }
     check.sockets();
     check.mounts();
     check.images();

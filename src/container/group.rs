@@ -3,9 +3,14 @@
 //! `state.json` remembers it; a group that was made later (`rl pause` of a container without one) is found by the
 //! group that pid 1 is in. Whether a container is paused is the kernel's to say, and is written down nowhere.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::emit;
 use super::events::Event;
@@ -17,6 +22,7 @@ use crate::cgroup::{self, Group, limits, place};
 use crate::error::Fail;
 use crate::spec::{CgroupMode, ContainerSpec, Namespace, Resources, Restart};
 use crate::sys;
+use crate::sys::process::Child;
 
 /// Makes it; `None` where the container stays in the caller's.
 ///
@@ -117,6 +123,71 @@ pub fn unpause(record: &Record) -> Result<()> {
     group.thaw()?;
     emit(record.store(), &Event::container("unpause", &spec));
     Ok(())
+}
+
+/// A container that stands still for as long as this lives, and goes on as well when this process is killed.
+#[derive(Debug)]
+pub struct Hold {
+    group: Group,
+    guard: Child,
+    /// On the group's directory: two that read one container do so one after the other.
+    _lock: File,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // A container that has ended meanwhile has no group. Where it fails otherwise, the guard fails as well.
+        let _ = self.group.thaw();
+        self.guard.kill();
+        let _ = self.guard.wait(); // it was killed
+    }
+}
+
+/// Stops a container for `what`, without a word in the events; `None` when it stands already, paused or not running.
+///
+/// # Errors
+/// Why it can have no group; what keeps it from being stopped.
+pub fn hold(record: &Record, what: &str) -> Result<Option<Hold>> {
+    let state = record.state()?;
+    if state.status != Status::Running {
+        return Ok(None);
+    }
+    let group = whole(record, &state, what)?;
+    let path = group.path();
+    let lock = File::open(path).with_context(|| format!("opening `{}`", path.display()))?;
+    lock.lock()
+        .with_context(|| format!("locking `{}`", path.display()))?;
+    if group.is_frozen() || record.state()?.status != Status::Running {
+        return Ok(None);
+    }
+    let guard = guard(&group)?;
+    let hold = Hold {
+        group,
+        guard,
+        _lock: lock,
+    };
+    hold.group.freeze()?; // what goes wrong lets it go on
+    Ok(Some(hold))
+}
+
+/// A process that lets the group go on when this one has ended, however. It is beyond the reach of the terminal and
+/// of what this process is sent before anything is frozen.
+fn guard(group: &Group) -> Result<Child> {
+    let us = pidfd_open(getpid(), PidfdFlags::empty()).context("opening this process")?;
+    let (ready, begun) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("making a pipe")?;
+    let Some(child) = sys::process::fork()? else {
+        let _signals = sys::signal::Queue::all();
+        let _ = rustix::process::setsid(); // fails for none that was forked just now
+        drop((ready, begun));
+        let mut end = [PollFd::new(&us, PollFlags::IN)];
+        while rustix::event::poll(&mut end, None) == Err(Errno::INTR) {}
+        let _ = group.thaw(); // there is nobody to tell
+        sys::process::exit_now(0)
+    };
+    drop(begun);
+    let mut nothing = [0];
+    while rustix::io::read(&ready, &mut nothing) == Err(Errno::INTR) {}
+    Ok(child)
 }
 
 /// Lets it go on when it is paused: a signal that it is to act on has been sent.

@@ -166,6 +166,43 @@ pub struct Healthcheck {
 }
 
 impl Healthcheck {
+    /// What an image says for a container to have this one. Docker's defaults are left out, and so is
+    /// [`Health::NEVER`], for which it has no word.
+    #[must_use]
+    pub fn of(health: Option<&Health>, shell: &[String]) -> Self {
+        let words = |kind: &str, rest: &[String]| -> Vec<String> {
+            std::iter::once(kind.to_owned())
+                .chain(rest.iter().cloned())
+                .collect()
+        };
+        let Some(health) = health else {
+            return Self {
+                test: words("NONE", &[]),
+                ..Self::default()
+            };
+        };
+        let test = match health.command.split_last() {
+            Some((line, _)) if shell_line(shell, line) == health.command => {
+                words("CMD-SHELL", std::slice::from_ref(line))
+            }
+            _ => words("CMD", &health.command),
+        };
+        let mut defaults = Health::default();
+        defaults.fill(&Health::default());
+        let own = |time: u64, default: u64| {
+            let is_said = time != default && time != Health::NEVER;
+            if is_said { time } else { 0 }
+        };
+        Self {
+            test,
+            interval: own(health.interval_ns, defaults.interval_ns),
+            timeout: own(health.timeout_ns, defaults.timeout_ns),
+            start_period: own(health.start_period_ns, defaults.start_period_ns),
+            start_interval: own(health.start_interval_ns, defaults.start_interval_ns),
+            retries: own(health.retries.into(), defaults.retries.into()),
+        }
+    }
+
     /// What a container does of it; a line runs in the image's own shell.
     fn health(&self, shell: &[String]) -> Option<Health> {
         let (kind, words) = self.test.split_first()?;

@@ -238,7 +238,7 @@ impl Health {
     pub const NEVER: u64 = u64::MAX;
 
     /// Fills what was left open from the image's, and then with docker's defaults: moby, `daemon/health.go`.
-    fn fill(&mut self, image: &Self) {
+    pub fn fill(&mut self, image: &Self) {
         if self.command.is_empty() {
             self.command.clone_from(&image.command);
         }

@@ -10,7 +10,7 @@ use crate::support::host::Need;
 use crate::support::{Home, wait_for};
 
 /// The container's own group, as it is written down.
-fn group(home: &Home, name: &str) -> PathBuf {
+pub fn group(home: &Home, name: &str) -> PathBuf {
     let path = state(home, name)["cgroup"].clone();
     PathBuf::from(path.as_str().unwrap_or_else(|| panic!("no group: {path}")))
 }
@@ -87,6 +87,29 @@ fn groups_go_with_their_containers_in_every_way() {
     assert_eq!(group(&home, "two"), second);
     home.rl("stop -t 0 two").ok();
     assert!(!second.exists());
+}
+
+#[test]
+fn who_tidies_up_takes_empty_groups_along() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    home.rl("run -d --name web --network none busybox sleep 1000")
+        .ok();
+    let lives = group(&home, "web");
+    for (digit, command) in [
+        ("a", "system check --quick --repair"),
+        ("b", "system prune --force"),
+    ] {
+        // As of a container whose command and store are gone.
+        let left = lives.with_file_name(format!("rl-{}", digit.repeat(64)));
+        std::fs::create_dir(&left).unwrap();
+        wait_for(command, || {
+            home.rl(command).ok();
+            (!left.exists()).then_some(())
+        });
+    }
+    assert!(lives.exists());
+    home.rl("rm -f web").ok();
 }
 
 #[test]

@@ -1,7 +1,12 @@
 //! `rl commit`: the image is what the container was.
 
-use crate::support::Home;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::cgroups::group;
 use crate::support::host::{Need, find};
+use crate::support::{Home, Running, wait_for};
 
 const CHANGES: &str = "echo new >/new; chown 5:6 /new; rm /etc/group; rm -r /home; mkdir /home; echo x >/home/y; \
      ln -s /nowhere /link; ln /new /home/hard; truncate -s 50M /sparse; chmod 700 /tmp";
@@ -96,6 +101,111 @@ fn the_containers_configuration_and_changes_are_the_images() {
     ] {
         home.rl(words).fails(125).stderr_has(message);
     }
+}
+
+/// Counts in its root and in a volume, and has something that takes a while to read.
+const COUNT: &str = "dd if=/dev/urandom of=/middle bs=1M count=48 2>/dev/null; i=0; \
+     while :; do i=$((i+1)); echo $i >/first; sleep 0.02; echo $i >/second; echo $i >/c/now; done";
+
+/// `rl commit`, stopped while the container stands.
+fn commit_under_way(home: &Home, group: &Path, name: &str) -> Running {
+    let running = home.rl(&format!("commit -q c {name}")).spawn();
+    wait_for("the container to stand", || is_frozen(group).then_some(()));
+    running.signal(Signal::SIGSTOP);
+    assert!(is_frozen(group), "it was read before it could be stopped");
+    running
+}
+
+fn is_frozen(group: &Path) -> bool {
+    std::fs::read_to_string(group.join("cgroup.freeze")).unwrap() == "1\n"
+}
+
+#[test]
+fn a_container_stands_while_it_is_read_and_goes_on_whatever_happens() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let dir = home.dir("counted");
+    home.rl("run -d --name c --network none -v")
+        .arg(format!("{}:/c", dir.display()))
+        .args(["busybox", "sh", "-c", COUNT])
+        .ok();
+    let file = dir.join("now");
+    let now = || std::fs::read_to_string(&file).unwrap_or_default();
+    let goes_on = |what: &str| {
+        let before = now();
+        wait_for(what, || (now() != before).then_some(()));
+    };
+    wait_for("the first count", || file.exists().then_some(()));
+    let group = group(&home, "c");
+    for (signal, what) in [
+        (Signal::SIGCONT, "a count after the image"),
+        (Signal::SIGKILL, "a count after kill -9"),
+        (Signal::SIGINT, "a count after Ctrl-C"),
+    ] {
+        let commit = commit_under_way(&home, &group, "i:1");
+        wait_for("the last process to stand", || {
+            let events = std::fs::read_to_string(group.join("cgroup.events")).unwrap();
+            events.contains("frozen 1").then_some(())
+        });
+        let before = now();
+        home.rl("ps -a").ok(); // as long as that takes
+        assert_eq!(now(), before);
+        commit.signal(signal);
+        commit.signal(Signal::SIGCONT);
+        let done = commit.wait();
+        if signal == Signal::SIGCONT {
+            done.stderr_is_empty();
+        }
+        goes_on(what);
+        assert!(!is_frozen(&group));
+    }
+    // Both from one moment: at most one step apart, though much is read between them.
+    let read = "run --rm --network none i:1 sh -c";
+    home.rl(read)
+        .arg("case $(( $(cat /first) - $(cat /second) )) in 0 | 1) echo near ;; *) cat /first /second ;; esac")
+        .says("near");
+    home.rl("pause c").ok();
+    home.rl("commit -q c i:2").ok();
+    assert!(is_frozen(&group));
+    home.rl("rm -f c").ok();
+}
+
+#[test]
+fn what_was_checked_exposed_and_kept_outside_is_the_images() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let dir = home.dir("bound");
+    home.rl("create --name c --network none --expose 53/udp -v /data -v named:/named --health-retries 7 --health-interval 5s -v")
+        .arg(format!("{}:/bound", dir.display()))
+        .args(["--health-cmd", "test -e /well", "busybox", "true"])
+        .ok();
+    home.rl("commit -q c i:1").ok();
+    let config =
+        |image: &str| home.rl(&format!("inspect {image}")).ok().json()[0]["Config"].clone();
+    let first = config("i:1");
+    assert_eq!(
+        first["Healthcheck"],
+        serde_json::json!({"Test": ["CMD-SHELL", "test -e /well"], "Interval": 5_000_000_000_u64, "Retries": 7})
+    );
+    assert_eq!(first["ExposedPorts"], serde_json::json!({"53/udp": {}}));
+    assert_eq!(first["Volumes"], serde_json::json!({"/data": {}}));
+    // What comes from the image goes into the next one as it was, and what was switched off stays off.
+    home.rl("create --name same --network none i:1 true").ok();
+    home.rl("commit -q same i:2").ok();
+    assert_eq!(config("i:2"), first);
+    home.rl("create --name off --network none --no-healthcheck i:1 true")
+        .ok();
+    home.rl("commit -q off i:3").ok();
+    assert_eq!(
+        config("i:3")["Healthcheck"],
+        serde_json::json!({"Test": ["NONE"]})
+    );
+    home.rl("create --name never --network none --health-interval disable i:1 true")
+        .ok();
+    home.rl("commit -q never i:4")
+        .ok()
+        .stderr_has("every 30 seconds");
+    home.rl("rm -f -v c same off never").ok();
 }
 
 #[test]
