@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::output;
-use crate::container::describe;
 use crate::container::measure::Machine;
+use crate::container::{describe, emulation};
 use crate::doctor::{self, Report, Status};
 use crate::idmap::{self, Available, How};
 use crate::image::platform::Platform;
@@ -149,6 +149,7 @@ fn rootless() -> Result<Value> {
     Ok(json!({
         "Uid": rustix::process::getuid().as_raw(),
         "Ids": ids,
+        "RootEmulation": if emulation::is_automatic(&plan) { "basic" } else { "off" },
         "IdCount": plan.uids.iter().map(|extent| u64::from(extent.count)).sum::<u64>(),
         "NetworkHelper": helper,
     }))

@@ -210,6 +210,7 @@ fn host_config(seen: &Seen) -> Value {
             UserNs::NoMap => "nomap",
             UserNs::Host => "host",
         },
+        "RootEmulation": confinement.root_emulation,
         "ShmSize": spec.shm_size,
         "Sysctls": confinement.sysctls,
         "Runtime": "rl",

@@ -49,6 +49,7 @@ impl Place {
             "etc/hosts",
             "etc/hostname",
             "etc/resolv.conf",
+            super::emulation::APT,
         ]
         .map(str::to_owned)
         .to_vec();

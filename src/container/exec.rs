@@ -15,7 +15,7 @@ use super::foreground::{self, Attended, Leave};
 use super::record::Record;
 use super::state::Status;
 use super::watch::Keys;
-use super::{emit, group, new_id, settle};
+use super::{emit, emulation, group, new_id, settle};
 use crate::cgroup::{Group, place};
 use crate::error::{self, Fail};
 use crate::idmap::Plan;
@@ -292,6 +292,7 @@ fn visit(mut spec: ContainerSpec, command: Command, plan: &Plan) -> Visit {
     }
     Visit {
         only_ids: (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner)),
+        emulation: emulation::of(&spec, plan),
         detached: command.detached,
         spec,
     }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod copy;
 pub mod describe;
 pub mod diff;
+pub mod emulation;
 pub mod events;
 pub mod exec;
 pub mod follow;
@@ -158,12 +159,7 @@ impl Machine {
         let available = Available::probe();
         let (plan, notice) = idmap::plan(&spec.userns, &available)?;
         if let Some(notice) = notice.filter(|_| is_news()) {
-            let instead = if plan.is_mapped() {
-                "running with all ids as they are"
-            } else {
-                "running with one id; other owners inside the container are not kept apart"
-            };
-            say(&degraded(&notice, instead));
+            say(&degraded(&notice, emulation::instead(spec, &plan)));
         }
         let mut ports = spec.published();
         let (network, notice) = net::choose(&spec.network, &ports)?;
@@ -344,12 +340,15 @@ fn order(
     settle(&mut spec, plan);
     let (root, driver) = root(record, &spec)?;
     let chosen = membership.map(networks::Membership::chosen);
+    let emulation = emulation::of(&spec, plan);
     let etc = write_etc(&spec, chosen.as_ref().unwrap_or(&machine.network), &dir)?;
     Ok(Order {
         root,
         driver,
         become_ids: None,
         only_ids: (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner)),
+        drop_ins: emulation::drop_ins(emulation.as_ref(), &dir)?,
+        emulation,
         has_tty_group: plan.has_gid(5),
         etc,
         volumes: make_volumes(store, &spec)?,

@@ -550,6 +550,9 @@ pub struct Confinement {
     pub capabilities: Vec<String>,
     /// The system call filter.
     pub seccomp: Seccomp,
+    /// `--root-emulation`.
+    #[serde(default)]
+    pub root_emulation: RootEmulation,
     /// `--security-opt no-new-privileges`.
     pub no_new_privileges: bool,
     /// Paths that are hidden.
@@ -578,6 +581,19 @@ pub enum Seccomp {
         /// The JSON text.
         json: String,
     },
+}
+
+/// Whether calls that need ids which are not there appear to succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootEmulation {
+    /// For the root of a container that has one id; else not.
+    #[default]
+    Auto,
+    /// They do, and nothing is remembered.
+    Basic,
+    /// They fail.
+    Off,
 }
 
 /// One resource limit. Source: getrlimit(2).

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Resource;
 
+use super::seccomp::emulation::Emulation;
 use super::seccomp::{self, Filter, Machine, Target};
 use crate::error::Fail;
 use crate::spec::{Confinement, Rlimit, Seccomp};
@@ -297,13 +298,18 @@ pub fn parse_ulimit(text: &str) -> Result<Rlimit, Fail> {
 }
 
 /// Gives up everything that the program is not to have. The caller has one thread and all
-/// capabilities in its own user namespace, and executes the program next.
+/// capabilities in its own user namespace, and executes the program next. `emulation` is what root only appears to do.
 ///
 /// # Errors
 /// A limit that cannot be raised (with the highest possible), an id that is not mapped, a profile
 /// that is wrong, and whatever the kernel refuses.
-pub fn apply(confinement: &Confinement, identity: &Identity) -> Result<()> {
+pub fn apply(
+    confinement: &Confinement,
+    identity: &Identity,
+    emulation: Option<&Emulation>,
+) -> Result<()> {
     // First what reads or allocates freely: a limit may forbid it later.
+    let emulated = emulation.map(|absent| absent.filter(Machine::HERE, &confinement.capabilities));
     let filter = filter(confinement)?;
     if let Some(score) = confinement.oom_score_adj {
         oom_score_adj(score)?;
@@ -326,7 +332,8 @@ pub fn apply(confinement: &Confinement, identity: &Identity) -> Result<()> {
 
     // Without no_new_privs, only CAP_SYS_ADMIN may load a filter (seccomp(2)). It is gone with execve(2),
     // which gives root the bounding set and everybody else nothing: there is no ambient capability.
-    let load = if filter.is_some() && !confinement.no_new_privileges {
+    let filters = [emulated, filter].into_iter().flatten();
+    let load = if filters.clone().count() > 0 && !confinement.no_new_privileges {
         CAP_SYS_ADMIN
     } else {
         0
@@ -342,10 +349,12 @@ pub fn apply(confinement: &Confinement, identity: &Identity) -> Result<()> {
     if confinement.no_new_privileges {
         sys::confine::no_new_privs()?;
     }
-    match filter {
-        Some(filter) => load_filter(&filter),
-        None => Ok(()),
+    // The profile comes last: of two answers with an error number the later filter's counts, so that what the profile
+    // refuses stays refused. What it kills, traps or traces does not get as far as an error number (seccomp(2)).
+    for filter in filters {
+        load_filter(&filter)?;
     }
+    Ok(())
 }
 
 /// The filter that was asked for. A privileged container has one only when a profile was named.

@@ -181,6 +181,9 @@ fn run(host: &mut Host) -> Result<Exit> {
         sys::net::raise_loopback()?;
     }
     rootfs::execute(&rootfs::ops(&order), &root)?;
+    rootfs::add_drop_ins(&order, &root, |notice| {
+        host.say(&ToHost::Notice(notice), None)
+    })?;
     let terminal = if spec.process.tty {
         Some(open_terminal(host, &root)?)
     } else {
@@ -208,7 +211,7 @@ fn run(host: &mut Host) -> Result<Exit> {
     }
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(spec.process.preserve_fds).unwrap_or(0))?;
-    confine::apply(&spec.confinement, &who.identity())?;
+    confine::apply(&spec.confinement, &who.identity(), order.emulation.as_ref())?;
     host.tie()?;
     if spec.init {
         return stay(host, &program, spec.process.tty);

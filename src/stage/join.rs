@@ -84,7 +84,7 @@ fn run(host: &mut Host) -> Result<()> {
     }
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(process.preserve_fds).unwrap_or(0))?;
-    confine::apply(&spec.confinement, &who.identity())?;
+    confine::apply(&spec.confinement, &who.identity(), visit.emulation.as_ref())?;
     if !visit.detached {
         host.tie()?;
     }

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
 use crate::spec::ContainerSpec;
+use seccomp::emulation::Emulation;
 
 /// Where the root file system comes from, with every path resolved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,10 +108,14 @@ pub struct Order {
     pub become_ids: Option<(u32, u32)>,
     /// The only user and group there are: `setgroups` is denied and other ids do not exist.
     pub only_ids: Option<(u32, u32)>,
+    /// What root only appears to do.
+    pub emulation: Option<Emulation>,
     /// Group 5 (tty) is mapped.
     pub has_tty_group: bool,
     /// Host files that stand at `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
     pub etc: Vec<(PathBuf, String)>,
+    /// Host files that stand at these paths where the image has the directory.
+    pub drop_ins: Vec<(PathBuf, String)>,
     /// The directory of every named volume in the spec's mounts.
     pub volumes: Vec<(String, PathBuf)>,
     /// The loopback interface has to be brought up.
@@ -130,6 +135,8 @@ pub struct Visit {
     pub spec: ContainerSpec,
     /// As [`Order::only_ids`].
     pub only_ids: Option<(u32, u32)>,
+    /// As [`Order::emulation`].
+    pub emulation: Option<Emulation>,
     /// Nobody waits for the program: it becomes a child of the container's pid 1.
     pub detached: bool,
 }

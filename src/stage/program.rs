@@ -114,6 +114,10 @@ pub fn who(process: &Process, only_ids: Option<(u32, u32)>, root: &Root) -> Resu
                 user.uid
             ))
             .hint(format!("run as that one: -u {uid}"))
+            .hint(format!(
+                "or let the one id be that user: --userns keep-id:uid={},gid={}",
+                user.uid, user.gid
+            ))
             .hint("or get a range of ids: rl explain RL-S01")
             .code("RL-S01")
             .into());

@@ -271,6 +271,37 @@ pub fn ops(order: &Order) -> Vec<Op> {
     ops
 }
 
+/// Puts the files of [`Order::drop_ins`] where the image has a directory for them. A root that takes none is good without.
+pub fn add_drop_ins(
+    order: &Order,
+    root: &Root,
+    mut notice: impl FnMut(String) -> Result<()>,
+) -> Result<()> {
+    for (source, target) in &order.drop_ins {
+        let directory = Path::new(target).parent().unwrap_or(Path::new("/"));
+        if root
+            .open(directory, OFlags::PATH | OFlags::DIRECTORY)
+            .is_err()
+        {
+            continue; // the image has no use for it
+        }
+        let bind = Op::Bind {
+            source: source.clone(),
+            target: target.clone(),
+            attributes: RDONLY,
+            recursive: Recursive::No,
+            propagation: MountPropagationFlags::PRIVATE,
+            optional: false,
+        };
+        if let Err(error) = execute(&[bind], root) {
+            notice(format!(
+                "`{target}` cannot be put into the container: {error:#}"
+            ))?;
+        }
+    }
+    Ok(())
+}
+
 fn host_tree(path: &str, attributes: MountAttrFlags) -> Op {
     Op::Bind {
         source: path.into(),

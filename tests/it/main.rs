@@ -25,6 +25,7 @@ mod copy;
 mod cp;
 mod crash;
 mod doctor;
+mod emulation;
 mod exec;
 mod health;
 mod ids;

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::values::{boolean, glob};
 use super::{Environment, RunArgs};
 use crate::error::Fail;
-use crate::spec::{Confinement, Namespace, Namespaces, Network, Seccomp};
+use crate::spec::{Confinement, Namespace, Namespaces, Network, RootEmulation, Seccomp};
 use crate::stage::confine;
 
 pub fn confinement(
@@ -25,6 +25,7 @@ pub fn confinement(
             args.privileged,
         )?,
         oom_score_adj: args.oom_score_adj,
+        root_emulation: root_emulation(args.root_emulation.as_deref())?,
         sysctls: sysctls(args, namespaces, network)?,
         ..Confinement::default()
     };
@@ -53,6 +54,18 @@ pub fn confinement(
         })?;
     }
     Ok(confinement)
+}
+
+fn root_emulation(text: Option<&str>) -> Result<RootEmulation, Fail> {
+    match text {
+        None | Some("auto") => Ok(RootEmulation::Auto),
+        Some("basic") => Ok(RootEmulation::Basic),
+        Some("off") => Ok(RootEmulation::Off),
+        Some(other) => Err(
+            Fail::usage(format!("--root-emulation `{other}` is not known"))
+                .hint("known are auto, basic and off"),
+        ),
+    }
 }
 
 /// `--cap-add A,B` as podman takes it.
@@ -216,6 +229,23 @@ fn sysctls(
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::{table, translate};
+
+    #[test]
+    fn root_is_emulated_as_the_flag_says() {
+        table(
+            |spec| spec.confinement.root_emulation,
+            &[
+                ("", "Auto"),
+                ("--root-emulation auto", "Auto"),
+                ("--root-emulation=basic --privileged", "Basic"),
+                ("--root-emulation off", "Off"),
+                (
+                    "--root-emulation more",
+                    "error: --root-emulation `more` is not known",
+                ),
+            ],
+        );
+    }
 
     #[test]
     fn confinement_follows_the_flags() {

@@ -444,6 +444,11 @@ pub struct RunArgs {
     #[arg(long)]
     pub rm: bool,
 
+    /// What appears to succeed although the ids for it are missing: auto (default), basic (changes of owner, user and
+    /// groups, device nodes) or off
+    #[arg(long, value_name = "MODE")]
+    pub root_emulation: Option<String>,
+
     /// Use a directory as the root file system: the first word is its path, not an image
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub rootfs: Option<String>,

@@ -5,6 +5,7 @@
 //! runc and libseccomp together, which a test compares with.
 
 mod bpf;
+pub mod emulation;
 mod prebuilt;
 mod syscalls;
 #[cfg(test)]

@@ -8,7 +8,9 @@ use libseccomp::{
 };
 use proptest::prelude::*;
 
+use super::emulation::Emulation;
 use super::*;
+use crate::idmap::{Extent, How, Plan};
 
 /// Not for x32 when it was new and libseccomp learnt it; for all since.
 const UNSETTLED: &str = "map_shadow_stack";
@@ -622,6 +624,146 @@ const VALUES: [u64; 8] = [
     (3 << 32) + 1,
     u64::MAX,
 ];
+
+/// A map of these ranges: first id inside, count.
+fn plan(extents: &[(u32, u32)], how: How) -> Plan {
+    let extents: Vec<Extent> = extents
+        .iter()
+        .map(|(inner, count)| Extent {
+            inner: *inner,
+            host: 1000,
+            count: *count,
+        })
+        .collect();
+    Plan {
+        uids: extents.clone(),
+        gids: extents,
+        how,
+    }
+}
+
+/// What the emulation answers to a call, on every ABI of x86-64 that has it: `Some(0)` pretends, `None` asks the kernel.
+fn emulated(emulation: &Emulation, capabilities: &str, name: &str, args: &[u64]) -> Option<u32> {
+    let filter = emulation.filter(Machine::X86_64, &strings(capabilities));
+    let row = syscalls::TABLE
+        .iter()
+        .find(|row| row.0 == name)
+        .unwrap_or_else(|| panic!("no call {name}"));
+    let mut given = [0; 6];
+    given[..args.len()].copy_from_slice(args);
+    let mut answers: Vec<u32> = [Abi::X86_64, Abi::I386, Abi::X32]
+        .into_iter()
+        .filter_map(|abi| {
+            let call = Call {
+                number: abi.number(row)?,
+                arch: abi.audit_arch(),
+                args: given,
+            };
+            Some(run(&filter.program, &call).0)
+        })
+        .collect();
+    answers.dedup();
+    let [answer] = answers[..] else {
+        panic!("{name}: {answers:x?}");
+    };
+    (answer != RET_ALLOW).then(|| answer - RET_ERRNO)
+}
+
+#[test]
+fn what_needs_other_ids_is_pretended_and_the_rest_is_left_to_the_kernel() {
+    const PATH: u64 = 0x7fff_1234_5678;
+    const SAME: u64 = 0xffff_ffff;
+    const SAME_64: u64 = u64::MAX;
+    let one = Emulation::of(&plan(&[(0, 1)], How::Single));
+    let many = Emulation::of(&plan(&[(1, 65535), (0, 1)], How::Helpers));
+    let holed = Emulation::of(&plan(&[(0, 10), (20, 10)], How::Helpers));
+    let all = Emulation::of(&plan(&[(0, u32::MAX)], How::Identity));
+    let device = u64::from(libc::S_IFBLK | 0o600);
+    let tty = u64::from(libc::S_IFCHR | 0o600);
+    let fifo = u64::from(libc::S_IFIFO | 0o600);
+    let (yes, no) = (Some(0), None);
+    let cases: &[(&Emulation, &str, &[u64], Option<u32>)] = &[
+        (&one, "chown", &[PATH, 0, 0], no),
+        (&one, "chown", &[PATH, 5, 0], yes),
+        (&one, "lchown", &[PATH, 0, 5], yes),
+        (&one, "fchown", &[3, 5, 0xffff], yes),
+        (&one, "fchown", &[3, 0, SAME_64], no),
+        (&one, "fchownat", &[3, PATH, 0, 0], no),
+        (&one, "fchownat", &[3, PATH, SAME, 5], yes),
+        (&one, "fchownat", &[3, PATH, SAME_64, SAME_64], no),
+        // 16 bits on i386: "leave it" is another number.
+        (&one, "setuid32", &[0xffff], yes),
+        (&one, "chown32", &[PATH, 0xffff, SAME], yes),
+        (&one, "chown32", &[PATH, SAME, SAME], no),
+        (&one, "setuid", &[0], no),
+        (&one, "setuid", &[100], yes),
+        (&one, "setgid", &[0], no),
+        (&one, "setgid", &[0xfffe], yes),
+        (&one, "setreuid", &[SAME_64, 7], yes),
+        (&one, "setregid", &[SAME_64, SAME_64], no),
+        (&one, "setresuid", &[0, 0, 9], yes),
+        (&one, "setresuid", &[0, 0, 0], no),
+        (&one, "setresgid32", &[SAME, 4, SAME], yes),
+        (&one, "setgroups", &[0, 0], yes),
+        (&one, "setgroups32", &[2, PATH], yes),
+        (&one, "setfsuid", &[7], no),
+        (&one, "chmod", &[PATH, 0o4755], no),
+        (&one, "setxattr", &[PATH, PATH], no),
+        (&one, "capset", &[PATH, PATH], no),
+        (&one, "seccomp", &[1, 0, PATH], no),
+        (&one, "mknod", &[PATH, device, 0x801], yes),
+        (&one, "mknod", &[PATH, tty, 0x501], yes),
+        (&one, "mknod", &[PATH, fifo, 0x501], no),
+        (&one, "mknod", &[PATH, 0o644, 0x501], no),
+        (&one, "mknodat", &[3, PATH, tty, 0x501], yes),
+        (&one, "mknodat", &[3, PATH, tty, 0], no),
+        (&many, "chown", &[PATH, 5, 65535], no),
+        (&many, "chown32", &[PATH, 5, 65536], yes),
+        (&many, "setgroups", &[1, PATH], no),
+        (&holed, "chown", &[PATH, 9, 20], no),
+        (&holed, "chown", &[PATH, 9, 19], yes),
+        (&holed, "chown", &[PATH, 30, 9], yes),
+        (&all, "fchownat", &[3, PATH, 0xffff_fffe, 5], no),
+    ];
+    let every = "CAP_CHOWN CAP_MKNOD CAP_SETGID CAP_SETUID";
+    for (emulation, name, args, expected) in cases {
+        assert_eq!(
+            emulated(emulation, every, name, args),
+            *expected,
+            "{name} {args:x?}"
+        );
+    }
+    // What was taken from the container's root is refused as without emulation.
+    for (without, name, args) in [
+        ("CAP_MKNOD CAP_SETGID CAP_SETUID", "chown", [PATH, 5, 5]),
+        ("CAP_CHOWN CAP_MKNOD CAP_SETUID", "setgroups", [1, PATH, 0]),
+        ("CAP_CHOWN CAP_MKNOD CAP_SETGID", "setresuid", [5, 5, 5]),
+        ("CAP_CHOWN CAP_SETGID CAP_SETUID", "mknod", [PATH, tty, 3]),
+    ] {
+        assert_eq!(emulated(&one, every, name, &args), Some(0), "{name}");
+        assert_eq!(emulated(&one, without, name, &args), None, "{name}");
+    }
+}
+
+#[test]
+fn the_emulation_knows_both_machines_and_leaves_foreign_ones_alone() {
+    let one = Emulation::of(&plan(&[(0, 1)], How::Single));
+    for machine in [Machine::X86_64, Machine::Aarch64] {
+        let filter = one.filter(machine, &strings("CAP_CHOWN"));
+        let call = Call {
+            number: 54, // fchownat of aarch64; on x86-64 setsockopt
+            arch: machine.native().audit_arch(),
+            args: [3, 0, 5, 5, 0, 0],
+        };
+        let expected = match machine {
+            Machine::X86_64 => RET_ALLOW,
+            Machine::Aarch64 => RET_ERRNO,
+        };
+        assert_eq!(run(&filter.program, &call).0, expected);
+        let foreign = Call { arch: 1, ..call };
+        assert_eq!(run(&filter.program, &foreign).0, RET_ALLOW);
+    }
+}
 
 #[test]
 fn every_operator_does_what_libseccomp_does() {

@@ -15,6 +15,13 @@ pub fn digest(bytes: &[u8]) -> String {
     text
 }
 
+/// These bytes, compressed.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
 /// One layer, as a tar.
 pub struct Layer {
     tar: tar::Builder<Vec<u8>>,
@@ -69,6 +76,12 @@ impl Layer {
     pub fn dir(self, path: &str, mode: u32) -> Self {
         let header = Self::header(tar::EntryType::Directory, path, mode, 0);
         self.append(header, None, &[])
+    }
+
+    /// An extended header (pax) for the next entry, of records such as `9 a=b c\n`.
+    pub fn extended(self, records: &str) -> Self {
+        let header = Self::header(tar::EntryType::XHeader, "PaxHeader", 0o644, records.len());
+        self.append(header, None, records.as_bytes())
     }
 
     pub fn symlink(self, path: &str, target: &str) -> Self {
@@ -147,12 +160,7 @@ impl Compression {
     fn apply(self, bytes: &[u8]) -> Vec<u8> {
         match self {
             Self::Plain => bytes.to_vec(),
-            Self::Gzip => {
-                let mut out =
-                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                out.write_all(bytes).unwrap();
-                out.finish().unwrap()
-            }
+            Self::Gzip => gzip(bytes),
             Self::Zstd => zstd::encode_all(bytes, 1).unwrap(),
         }
     }
