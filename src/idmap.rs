@@ -80,6 +80,18 @@ impl Plan {
         self.how != How::Single
     }
 
+    /// The map for work on a container's files: one id is root's there, whoever it is in the container, for it is what the
+    /// image says of root's files.
+    #[must_use]
+    pub fn for_files(&self) -> Self {
+        let mut plan = self.clone();
+        if plan.how == How::Single {
+            let extents = plan.uids.iter_mut().chain(&mut plan.gids);
+            extents.for_each(|extent| extent.inner = 0);
+        }
+        plan
+    }
+
     /// The id inside that stands for the caller's `host` id; `None` when it is not mapped.
     #[must_use]
     pub fn inner_uid(&self, host: u32) -> Option<u32> {

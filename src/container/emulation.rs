@@ -37,14 +37,20 @@ pub fn is_automatic(plan: &Plan) -> bool {
 
 /// What is instead of several ids, for the line that says so.
 #[must_use]
-pub fn instead(spec: &ContainerSpec, plan: &Plan) -> &'static str {
+pub fn instead(spec: &ContainerSpec, plan: &Plan) -> String {
     if plan.is_mapped() {
-        "running with all ids as they are"
-    } else if of(spec, plan).is_some() {
-        "running with one id; other owners and users inside are emulated: they can be set, and nothing comes of it"
-    } else {
-        "running with one id; other owners inside the container are not kept apart"
+        return "running with all ids as they are".to_owned();
     }
+    let one = match plan.uids.first().map_or(0, |extent| extent.inner) {
+        0 => "one id".to_owned(),
+        uid => format!("one id, which is user {uid} inside"),
+    };
+    let others = if of(spec, plan).is_some() {
+        "owners and users inside are emulated: they can be set, and nothing comes of it"
+    } else {
+        "owners inside the container are not kept apart"
+    };
+    format!("running with {one}; other {others}")
 }
 
 /// Files for programs that look closer than the emulation goes, written to the container's directory, with their places.

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod measure;
 pub mod monitor;
 pub mod networks;
+mod only_user;
 pub mod processes;
 pub mod record;
 pub mod state;
@@ -80,6 +81,7 @@ pub fn create(
         write_new(path, &spec.id)?;
     }
     name_volumes(&mut spec);
+    only_user::settle(store, &mut spec)?;
     for _ in 0..NAMES {
         match (Record::create(store, &spec), options.another_name) {
             (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => {
@@ -108,10 +110,11 @@ pub fn emit(store: &Store, event: &Event) {
 /// Whatever keeps the program from starting; nothing of the container is left then.
 pub fn run(
     store: &Store,
-    spec: ContainerSpec,
+    mut spec: ContainerSpec,
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
+    only_user::settle(store, &mut spec)?;
     let machine = Machine::look(&spec, say)?;
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create(store, spec, options, say)?;
@@ -159,7 +162,7 @@ impl Machine {
         let available = Available::probe();
         let (plan, notice) = idmap::plan(&spec.userns, &available)?;
         if let Some(notice) = notice.filter(|_| is_news()) {
-            say(&degraded(&notice, emulation::instead(spec, &plan)));
+            say(&degraded(&notice, &emulation::instead(spec, &plan)));
         }
         let mut ports = spec.published();
         let (network, notice) = net::choose(&spec.network, &ports)?;

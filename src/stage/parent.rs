@@ -410,7 +410,7 @@ pub fn job_with(
         here.send(&text, root.as_ref().map(|fd| fd.as_fd()))
             .context(Gone)?;
         if user.is_none() {
-            idmap::apply(child.pid, plan, helpers)?;
+            idmap::apply(child.pid, &plan.for_files(), helpers)?;
         }
         send(&mut here, &ToStage::Mapped)?;
         let met = meanwhile();

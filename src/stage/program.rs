@@ -115,8 +115,8 @@ pub fn who(process: &Process, only_ids: Option<(u32, u32)>, root: &Root) -> Resu
             ))
             .hint(format!("run as that one: -u {uid}"))
             .hint(format!(
-                "or let the one id be that user: --userns keep-id:uid={},gid={}",
-                user.uid, user.gid
+                "or start a container as the other one, which then is the only one: rl run -u {}",
+                user.uid
             ))
             .hint("or get a range of ids: rl explain RL-S01")
             .code("RL-S01")

@@ -618,6 +618,10 @@ fn start_tied(
     for namespace in tied.join {
         join(*namespace)?;
     }
+    if !tied.join.is_empty() {
+        // The user need not be root there: `--userns keep-id`.
+        keep_capabilities_over_exec()?;
+    }
     if tied.own_mounts {
         // SAFETY: unshare with plain numbers.
         check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
@@ -690,8 +694,8 @@ fn sealed_copy() -> std::result::Result<RawFd, Errno> {
     Ok(copy)
 }
 
-/// Lets all capabilities of a fresh user namespace survive an exec before any id is mapped there:
-/// there is no uid 0 yet that would keep them. Source: capabilities(7), "Ambient".
+/// Lets all capabilities of a user namespace survive an exec by who is not its uid 0, or not yet, as before any id is
+/// mapped there. Source: capabilities(7), "Ambient".
 fn keep_capabilities_over_exec() -> std::result::Result<(), Errno> {
     #[repr(C)]
     struct Header {

@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::support::Home;
 use crate::support::host::{Need, range};
 use crate::support::image::{Image, Layer};
+use crate::support::{Home, wait_for};
 
 fn map(output: &crate::support::Output) -> Vec<Vec<u32>> {
     output
@@ -105,6 +105,21 @@ fn keep_id_takes_other_ids_inside() {
 }
 
 #[test]
+fn keep_id_goes_with_fuse_overlayfs() {
+    needs!(
+        Need::Ours,
+        Need::Ranges,
+        Need::Program("fuse-overlayfs"),
+        Need::Writable("/dev/fuse")
+    );
+    let mut home = Home::with_busybox();
+    home.set("RL_STORAGE_DRIVER", "fuse-overlayfs");
+    home.rl("run --rm --userns keep-id:uid=1000,gid=1001 busybox sh -c")
+        .arg("id -un; echo x >~/x && cat ~/x")
+        .says("app\nx");
+}
+
+#[test]
 fn an_unknown_userns_is_refused() {
     let home = Home::with_busybox();
     home.rl("run --rm --userns sideways busybox true")
@@ -191,12 +206,90 @@ mod no_ranges {
     }
 
     #[test]
-    fn no_ranges_and_another_user_is_refused_with_the_reason() {
+    fn no_ranges_and_another_user_is_the_one_that_there_is() {
         needs!(Need::Ours, Need::NoRanges);
         let home = Home::with_busybox();
-        home.rl("run --rm -u 1000 busybox id")
+        let show = "id -u; id -g; stat -c %u:%g /etc/passwd; echo x >/tmp/x && cat /tmp/x";
+        for (user, ids) in [
+            ("1000", "1000\n1001\n1000:1001\nx"),
+            ("app", "1000\n1001\n1000:1001\nx"),
+            ("70000:5", "70000\n5\n70000:5\nx"),
+        ] {
+            home.rl(&format!("run --rm -u {user} busybox sh -c"))
+                .arg(show)
+                .ok()
+                .stdout_is(ids)
+                .stderr_has("other owners inside the container are not kept apart");
+        }
+        home.rl("run --rm -u nobody-knows busybox true")
             .fails(125)
-            .stderr_has_one_of(&["subuid", "one id", "user id"]);
+            .stderr_has("no user `nobody-knows`");
+        home.rl("run --rm --userns keep-id:uid=7,gid=8 -u 1000 busybox id")
+            .fails(125)
+            .stderr_has("only one user id is available, 7");
+    }
+
+    #[test]
+    fn no_ranges_and_an_image_with_a_user_is_run_and_worked_on() {
+        needs!(Need::Ours, Need::NoRanges);
+        let home = Home::new();
+        let layer = Layer::new().owned("theirs", 1000, 2000, "x");
+        let image = Image::on_busybox(vec![layer]).config(serde_json::json!({"User": "app"}));
+        home.load(&image, "app:latest");
+        home.rl("run -d --name c app sh -c")
+            .arg("echo new >/new; sleep 1000")
+            .ok();
+        wait_for("the program's file", || {
+            home.rl("exec c cat /new")
+                .run()
+                .stdout
+                .starts_with("new")
+                .then_some(())
+        });
+        home.rl("exec c id -u").says("1000");
+        home.rl("exec -u root c id -u")
+            .fails(125)
+            .stderr_has("only one user id is available, 1000")
+            .stderr_has("rl run -u 0");
+        let mine = home.file("mine", "mine");
+        home.rl("cp").arg(&mine).arg("c:/mine").ok();
+        home.rl("stop -t 0 c").ok();
+        home.rl("cp").arg(&mine).arg("c:/more").ok();
+        home.rl("diff c")
+            .ok()
+            .stdout_has("A /new")
+            .stdout_has("A /more");
+        home.rl("export c -o c.tar").ok();
+        home.sh("tar --numeric-owner -tvf c.tar theirs etc/passwd new | awk '{ print $2 }'")
+            .says("0/0\n0/0\n1000/2000");
+        home.rl("commit c made").ok();
+        home.rl("start c").ok();
+        home.rl("exec c cat /mine /more").says("minemine");
+        home.rl("rm -f c").ok();
+        home.rl("run --rm made sh -c")
+            .arg("id -un; cat /new /mine")
+            .says("app\nnew\nmine");
+    }
+
+    #[test]
+    fn no_ranges_and_another_user_goes_with_every_driver() {
+        needs!(
+            Need::Ours,
+            Need::NoRanges,
+            Need::Program("fuse-overlayfs"),
+            Need::Writable("/dev/fuse")
+        );
+        for driver in ["overlay", "fuse-overlayfs", "copy"] {
+            let mut home = Home::with_busybox();
+            home.set("RL_STORAGE_DRIVER", driver);
+            home.rl("run -d --name c -u app busybox sleep 1000").ok();
+            let mine = home.file("mine", "mine");
+            home.rl("cp").arg(&mine).arg("c:/home/app/mine").ok();
+            home.rl("exec c sh -c")
+                .arg("id -un; cat ~/mine && rm ~/mine && echo && echo x >~/x && cat ~/x")
+                .says("app\nmine\nx");
+            home.rl("rm -f c").ok();
+        }
     }
 
     #[test]

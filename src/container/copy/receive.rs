@@ -479,7 +479,11 @@ impl Receiver<'_> {
         let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
         match self.owners {
             Owners::Mine => Ok(None),
-            Owners::Root | Owners::Kept(Ids::Single) => Ok(Some((Uid::ROOT, Gid::ROOT))),
+            // This process is root, or the one id of a namespace that has no root.
+            Owners::Root | Owners::Kept(Ids::Single) => Ok(Some((
+                rustix::process::geteuid(),
+                rustix::process::getegid(),
+            ))),
             Owners::Kept(Ids::Mapped) => match (id(entry.uid), id(entry.gid)) {
                 (Some(uid), Some(gid)) => Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid)))),
                 _ => Err(self.failed("fchown", path, Errno::INVAL)),
