@@ -69,6 +69,16 @@ pub fn create(
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<(Record, Lock)> {
+    only_user::settle(store, &mut spec)?;
+    create_settled(store, spec, options, say)
+}
+
+fn create_settled(
+    store: &Store,
+    mut spec: ContainerSpec,
+    options: &RunOptions,
+    say: &mut dyn FnMut(&str),
+) -> Result<(Record, Lock)> {
     spec.check()?;
     refuse_unbuilt(&spec)?;
     let resources = &spec.cgroup.resources;
@@ -81,7 +91,6 @@ pub fn create(
         write_new(path, &spec.id)?;
     }
     name_volumes(&mut spec);
-    only_user::settle(store, &mut spec)?;
     for _ in 0..NAMES {
         match (Record::create(store, &spec), options.another_name) {
             (Err(error), Some(another)) if crate::error::kind(&error) == Kind::Conflict => {
@@ -117,7 +126,7 @@ pub fn run(
     only_user::settle(store, &mut spec)?;
     let machine = Machine::look(&spec, say)?;
     record::sweep(store, &machine.plan, machine.helpers());
-    let (record, lock) = create(store, spec, options, say)?;
+    let (record, lock) = create_settled(store, spec, options, say)?;
     let spec = record.spec()?;
     let result = foreground::run(&record, &machine, options, say);
     if let Ok(code) = &result {

@@ -27,7 +27,7 @@ const LONGEST: u64 = 4 << 20;
 /// The system's, for files of the image.
 pub fn settle(store: &Store, spec: &mut ContainerSpec) -> Result<()> {
     let wanted = spec.process.user.split(':').next().unwrap_or_default();
-    if spec.userns != UserNs::Auto || matches!(wanted, "" | "0" | "root") {
+    if !matches!(spec.userns, UserNs::Auto | UserNs::Host) || matches!(wanted, "" | "0" | "root") {
         return Ok(());
     }
     let (plan, _) = idmap::plan(&spec.userns, &Available::probe())?;
@@ -39,7 +39,9 @@ pub fn settle(store: &Store, spec: &mut ContainerSpec) -> Result<()> {
             let trees = diff_ids.iter().rev();
             let trees = trees.map(|diff_id| Ok(store.root().join(layer_dir(diff_id)?)));
             let root = Dir::open(&trees.collect::<Result<Vec<_>>>()?)?;
-            (of_layers(&root, b"passwd")?, of_layers(&root, b"group")?)
+            // What cannot be read here may be readable for who starts the container.
+            let read = |name: &[u8]| of_layers(&root, name).unwrap_or_default();
+            (read(b"passwd"), read(b"group"))
         }
         Rootfs::Directory { path } => of_directory(path)?,
         Rootfs::Host => of_directory(Path::new("/"))?,
@@ -57,10 +59,8 @@ pub fn settle(store: &Store, spec: &mut ContainerSpec) -> Result<()> {
 
 fn of_directory(path: &Path) -> Result<(String, String)> {
     let root = Root::open_trusted(path)?;
-    Ok((
-        rootfs::read_text(&root, "/etc/passwd")?,
-        rootfs::read_text(&root, "/etc/group")?,
-    ))
+    let read = |path| rootfs::read_text(&root, path).unwrap_or_default(); // as above
+    Ok((read("/etc/passwd"), read("/etc/group")))
 }
 
 /// A file of `/etc`; empty when it is none, and no link is followed.

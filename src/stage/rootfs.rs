@@ -272,6 +272,9 @@ pub fn ops(order: &Order) -> Vec<Op> {
 }
 
 /// Puts the files of [`Order::drop_ins`] where the image has a directory for them. A root that takes none is good without.
+///
+/// # Errors
+/// Those of `notice`.
 pub fn add_drop_ins(
     order: &Order,
     root: &Root,
@@ -293,7 +296,14 @@ pub fn add_drop_ins(
             propagation: MountPropagationFlags::PRIVATE,
             optional: false,
         };
-        if let Err(error) = execute(&[bind], root) {
+        let Err(error) = execute(&[bind], root) else {
+            continue;
+        };
+        // Where no file can be made, as in the host's own directories, nothing is installed either.
+        if !matches!(
+            sys::errno_of(&error),
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS)
+        ) {
             notice(format!(
                 "`{target}` cannot be put into the container: {error:#}"
             ))?;

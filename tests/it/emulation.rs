@@ -134,6 +134,30 @@ mod no_ranges {
         listed.stdout_has("1000/2000");
     }
 
+    #[test]
+    fn no_ranges_and_a_root_that_takes_no_file_is_run_without_a_word_more() {
+        needs!(Need::Ours, Need::NoRanges);
+        let home = Home::new();
+        let busybox = crate::support::host::find("busybox").expect("one of the tests' packages");
+        let root = home.dir("root");
+        for directory in ["bin", "dev", "proc", "sys", "etc/apt/apt.conf.d"] {
+            home.dir(&format!("root/{directory}"));
+        }
+        std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+        let output = home
+            .rl("run --rm --network none --rootfs")
+            .arg(&root)
+            .args(["/bin/busybox", "ls", "/etc/apt/apt.conf.d"])
+            .ok();
+        output.stdout_is("00rl-root-emulation");
+        assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+        let shown = root.join("etc/apt/apt.conf.d/00rl-root-emulation");
+        assert_eq!(std::fs::read(shown).unwrap(), b"", "a place to mount on");
+        // The host's directories are root's.
+        let output = home.rl("run --rm --network none host true").ok();
+        assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+    }
+
     /// As `abuild` makes them: two archives, the first without its end.
     fn apk() -> Vec<u8> {
         let data = gzip(
