@@ -35,6 +35,7 @@ mod logs;
 mod manual;
 mod mounts;
 mod namespaces;
+mod nettraffic;
 mod network;
 mod networks;
 mod ports;
