@@ -455,17 +455,26 @@ fn block_device(flag: &'static str, path: &Path) -> Result<String, Fail> {
 /// # Errors
 /// What the kernel answers, for the flag that asked.
 pub fn apply(group: &Group, settings: &[Setting]) -> Result<()> {
-    for setting in settings {
-        match write(group, setting) {
-            Err(_) if setting.optional => {}
-            done => done?,
-        }
-    }
+    write_all(group, settings)?;
     let named = settings
         .iter()
         .any(|setting| setting.file == "memory.oom.group");
     if !named && group.has("memory.oom.group") {
         group.write("memory.oom.group", "1")?;
+    }
+    Ok(())
+}
+
+/// The same, for a group in which memory that runs out is another's to deal with.
+///
+/// # Errors
+/// As [`apply`].
+pub fn write_all(group: &Group, settings: &[Setting]) -> Result<()> {
+    for setting in settings {
+        match write(group, setting) {
+            Err(_) if setting.optional => {}
+            done => done?,
+        }
     }
     Ok(())
 }

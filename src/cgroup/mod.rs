@@ -8,6 +8,7 @@ pub mod account;
 pub mod limits;
 pub mod named;
 pub mod place;
+pub mod slice;
 pub mod systemd;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -3,13 +3,14 @@
 //! ```text
 //! handed over to us                     from systemd
 //! GROUP/                                …/rl-limit-PID.scope/
-//! ├── rl-self        whoever was there  └── rl-limit-PID    one program and what it starts
-//! ├── rl-limit-NAME  a named group
-//! └── rl-limit.PID   one program and what it starts
+//! ├── rl-self        whoever was there  └── rl-limit.PID    one program and what it starts
+//! ├── rl-limit-NAME  a named group      …/rl_limit_NAME.slice/
+//! └── rl-limit.PID   one program        └── rl-in-NAME-PID.scope/
+//!                                           └── rl-limit.PID
 //! ```
 //!
 //! A named group stays until it is removed, with the machine's next start at the latest. One of a single program is
-//! removed by the next `rl limit` after its last process; systemd removes its scope by itself.
+//! removed by the next `rl limit` or start of a container after its last process; systemd removes its scope by itself.
 
 use std::path::{Path, PathBuf};
 
@@ -18,10 +19,10 @@ use rustix::io::Errno;
 
 use super::limits::{self, Setting};
 use super::place::{self, Place};
-use super::systemd::Scope;
-use super::{Group, MOUNT, SELF, of_process};
+use super::systemd::{Manager, Scope};
+use super::{Group, MOUNT, SELF, of_process, slice};
 use crate::error::Fail;
-use crate::spec::Cgroup;
+use crate::spec::{Cgroup, CgroupMode};
 
 /// Before the name in a group's directory.
 const NAMED: &str = "rl-limit-";
@@ -37,7 +38,15 @@ pub struct Named {
     pub path: PathBuf,
 }
 
-/// All that can be seen from here: below our own group and below those above it.
+/// As for a container with a limit.
+fn wanted() -> Cgroup {
+    Cgroup {
+        mode: CgroupMode::Enabled,
+        ..Cgroup::default()
+    }
+}
+
+/// All that can be seen from here: below our own group and below those above it, and the slices of our systemd.
 #[must_use]
 pub fn list() -> Vec<Named> {
     let Some(own) = of_process("self") else {
@@ -46,9 +55,12 @@ pub fn list() -> Vec<Named> {
     let mut found: Vec<Named> = own
         .ancestors()
         .take_while(|dir| dir.starts_with(MOUNT))
-        .flat_map(below)
+        .map(Path::to_owned)
+        .chain(Manager::find().map(|manager| manager.root()))
+        .flat_map(|dir| below(&dir))
         .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+    found.dedup();
     found
 }
 
@@ -56,8 +68,12 @@ fn below(dir: &Path) -> Vec<Named> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let named = entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
+        let by_hand = name
+            .strip_prefix(NAMED)
+            .filter(|name| !name.ends_with(".scope"))
+            .map(str::to_owned);
         Some(Named {
-            name: name.strip_prefix(NAMED)?.to_owned(),
+            name: by_hand.or_else(|| slice::name_of(&name))?,
             path: entry.path(),
         })
     });
@@ -80,8 +96,10 @@ pub fn find(name: &str) -> Result<Group> {
 
 fn lookup(name: &str) -> Result<Option<Group>> {
     let own = of_process("self").unwrap_or_default();
-    let paths = own.ancestors().take_while(|dir| dir.starts_with(MOUNT));
-    for path in paths.map(|dir| dir.join(format!("{NAMED}{name}"))) {
+    let above = own.ancestors().take_while(|dir| dir.starts_with(MOUNT));
+    let slices = Manager::find().map(|manager| manager.root().join(slice::unit(name)));
+    let paths = above.map(|dir| dir.join(format!("{NAMED}{name}")));
+    for path in paths.chain(slices) {
         match Group::open(&path) {
             Ok(group) => return Ok(Some(group)),
             Err(error) if error.errno == Errno::NOENT => {}
@@ -97,20 +115,27 @@ fn lookup(name: &str) -> Result<Option<Group>> {
 /// Why there is no place for it; the limit that cannot be had. A new group is removed again then.
 pub fn set(name: &str, asked: &str, settings: &[Setting]) -> Result<Group> {
     if let Some(group) = lookup(name)? {
-        limits::apply(&group, settings)?;
+        if slice::of(group.path()).is_some() {
+            slice::change(&manager()?, &group, settings)?;
+        } else {
+            place::equip(&group, settings)?;
+            limits::apply(&group, settings)?;
+        }
         return Ok(group);
     }
-    match Place::find(&Cgroup::default()).map_err(|why| why.fail(asked))? {
+    match Place::find(&wanted()).map_err(|why| why.fail(asked))? {
         Place::Below(parent) => make(&parent, &format!("{NAMED}{name}"), settings),
-        // systemd removes a scope with its last process, and so there is nothing that could have the name.
-        Place::Scope(_) => Err(Fail::unsupported(format!(
-            "the group `{name}` would be gone at once: systemd keeps none without processes, and your login session is not handed over to you"
-        ))
-        .hint("start a shell that is handed over: systemd-run --user --scope -p Delegate=yes $SHELL")
-        .hint("one program alone needs no name: rl limit --memory 1g -- PROGRAM")
-        .code("RL-C03")
-        .into()),
+        Place::Scope(manager) => slice::make(&manager, name, settings),
     }
+}
+
+fn manager() -> Result<Manager> {
+    Manager::find().ok_or_else(|| {
+        Fail::unsupported("there is no systemd user session to ask")
+            .hint("log in again, or ask your administrator: loginctl enable-linger")
+            .code("RL-C03")
+            .into()
+    })
 }
 
 /// Puts a process into a new group of its own.
@@ -118,7 +143,7 @@ pub fn set(name: &str, asked: &str, settings: &[Setting]) -> Result<Group> {
 /// # Errors
 /// As [`set`]; why the process cannot be moved.
 pub fn single(pid: i32, asked: &str, settings: &[Setting]) -> Result<Group> {
-    match Place::find(&Cgroup::default()).map_err(|why| why.fail(asked))? {
+    match Place::find(&wanted()).map_err(|why| why.fail(asked))? {
         Place::Below(parent) => {
             sweep(&parent);
             let group = make(&parent, &format!("{SINGLE}{pid}"), settings)?;
@@ -128,34 +153,48 @@ pub fn single(pid: i32, asked: &str, settings: &[Setting]) -> Result<Group> {
             }
             Ok(group)
         }
-        Place::Scope(manager) => {
-            let unit = format!("{NAMED}{pid}.scope");
-            place::start_scope(
-                &manager,
-                &Scope {
-                    name: &unit,
-                    description: &format!("rl limit {pid}"),
-                    pids: &[pid],
-                    slice: None,
-                    weights: &place::weights(settings),
-                },
-            )?;
-            let path = of_process(&pid.to_string())
-                .filter(|path| path.file_name().is_some_and(|name| name == unit.as_str()))
-                .ok_or_else(|| {
-                    Fail::system(format!(
-                        "systemd says that process {pid} is in `{unit}`, and it is not"
-                    ))
-                })?;
-            let scope = Group::open(&path)?;
-            // Limits on the scope itself are systemd's to set.
-            let group = scope.create(&format!("{SINGLE}{pid}"))?;
-            group.enter(pid)?;
-            place::hand_down(&scope, settings)?;
-            limits::apply(&group, settings)?;
-            Ok(group)
-        }
+        Place::Scope(manager) => in_scope(
+            &manager,
+            &format!("{NAMED}{pid}.scope"),
+            None,
+            pid,
+            settings,
+        ),
     }
+}
+
+/// Puts a process into a scope of its own.
+fn in_scope(
+    manager: &Manager,
+    unit: &str,
+    slice: Option<&str>,
+    pid: i32,
+    settings: &[Setting],
+) -> Result<Group> {
+    place::start_scope(
+        manager,
+        &Scope {
+            name: unit,
+            description: &format!("rl limit {pid}"),
+            pids: &[pid],
+            slice,
+            weights: &place::weights(settings),
+        },
+    )?;
+    let path = of_process(&pid.to_string())
+        .filter(|path| path.file_name().is_some_and(|name| name == unit))
+        .ok_or_else(|| {
+            Fail::system(format!(
+                "systemd says that process {pid} is in `{unit}`, and it is not"
+            ))
+        })?;
+    let scope = Group::open(&path)?;
+    // Limits on the scope itself are systemd's to set.
+    let group = scope.create(&format!("{SINGLE}{pid}"))?;
+    group.enter(pid)?;
+    place::hand_down_all(&scope, settings)?;
+    limits::apply(&group, settings)?;
+    Ok(group)
 }
 
 fn make(parent: &Group, name: &str, settings: &[Setting]) -> Result<Group> {
@@ -187,6 +226,15 @@ fn make(parent: &Group, name: &str, settings: &[Setting]) -> Result<Group> {
 /// # Errors
 /// Whose process it is; that it is gone.
 pub fn enter(group: &Group, pid: i32) -> Result<()> {
+    if let Some(slice) = slice::of(group.path()) {
+        // There already: nothing else has a scope of this name.
+        if of_process(&pid.to_string()).is_some_and(|own| own.starts_with(group.path())) {
+            return Ok(());
+        }
+        let name = slice::name_of(slice).unwrap_or_default();
+        let unit = format!("rl-in-{name}-{pid}.scope");
+        return in_scope(&manager()?, &unit, Some(slice), pid, &[]).map(|_| ());
+    }
     let done = match group.enter(pid) {
         Err(error) if error.errno == Errno::BUSY => {
             let leaf = match group.create(SELF) {
@@ -212,7 +260,7 @@ pub fn enter(group: &Group, pid: i32) -> Result<()> {
 }
 
 /// Removes what single programs have left.
-fn sweep(parent: &Group) {
+pub fn sweep(parent: &Group) {
     for child in parent.children() {
         let is_single = child
             .path()
@@ -225,14 +273,14 @@ fn sweep(parent: &Group) {
             .and_then(|pid| pid.to_str()?.parse::<u32>().ok());
         let lives = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
         if is_single && !lives && !child.is_populated() {
-            let _ = child.remove(); // the next command tries again
+            let _ = place::leave(child); // the next command tries again
         }
     }
 }
 
 /// Removes what single programs have left, wherever groups are made from here.
 pub fn sweep_all() {
-    if let Ok(Place::Below(parent)) = Place::find(&Cgroup::default()) {
+    if let Ok(Place::Below(parent)) = Place::find(&wanted()) {
         sweep(&parent);
     }
 }
@@ -252,5 +300,13 @@ pub fn remove(name: &str, force: bool) -> Result<()> {
                 .into(),
         );
     }
-    group.remove()
+    match slice::of(group.path()) {
+        None => place::leave(group),
+        Some(_) => {
+            if group.is_populated() {
+                group.kill()?;
+            }
+            slice::remove(&manager()?, &group)
+        }
+    }
 }

@@ -21,8 +21,8 @@ use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 
 use super::limits::{self, Setting};
-use super::systemd::{self, Manager, Scope};
-use super::{Group, MOUNT, SELF, id_of, name, of_process};
+use super::systemd::{self, Manager, Scope, Value};
+use super::{Group, MOUNT, SELF, id_of, name, named, of_process};
 use crate::error::Fail;
 use crate::spec::{Cgroup, CgroupMode, ContainerSpec};
 
@@ -64,11 +64,7 @@ pub fn make(spec: &ContainerSpec) -> Result<Option<Group>> {
     if cgroup.mode == CgroupMode::Inherit {
         return match asked {
             None => Ok(None),
-            Some(flag) => Err(Fail::usage(format!(
-                "{flag} needs a group of its own, which --cgroups=inherit and --cgroups=disabled take away"
-            ))
-            .hint("leave --cgroups out")
-            .into()),
+            Some(flag) => Err(taken_away(flag).into()),
         };
     }
     let place = match Place::find(cgroup) {
@@ -91,6 +87,48 @@ pub fn make(spec: &ContainerSpec) -> Result<Option<Group>> {
         (Err(_), None) => Ok(None),
         (Err(error), Some(_)) => Err(error),
     }
+}
+
+fn taken_away(flag: &str) -> Fail {
+    Fail::usage(format!(
+        "{flag} needs a group of its own, which --cgroups=inherit and --cgroups=disabled take away"
+    ))
+    .hint("leave --cgroups out")
+}
+
+/// Says what [`make`] would refuse from here, without making anything.
+///
+/// # Errors
+/// What keeps a group or a limit that is asked for from being had.
+pub fn check(cgroup: &Cgroup) -> Result<(), Fail> {
+    let settings = limits::settings(&cgroup.resources)?;
+    let Some(flag) = asks(cgroup) else {
+        return Ok(());
+    };
+    if cgroup.mode == CgroupMode::Inherit {
+        return Err(taken_away(flag));
+    }
+    let by_path = cgroup.parent.as_deref().is_some_and(|name| !is_slice(name));
+    if by_path && of_process("self").is_some() {
+        return Ok(()); // it may be made until the start
+    }
+    let (group, made) = match Place::find(cgroup).map_err(|why| why.fail(flag))? {
+        Place::Below(group) => (group.path().to_owned(), true),
+        Place::Scope(manager) => (manager.root(), false),
+    };
+    for setting in &settings {
+        let wanted = setting.controller();
+        if made {
+            fetch(wanted, &group);
+        }
+        // Where nothing can be read, the start knows better.
+        let has = std::fs::read_to_string(group.join("cgroup.controllers"))
+            .map(|text| text.split_whitespace().any(|name| name == wanted));
+        if wanted != "cgroup" && has.is_ok_and(|has| !has) {
+            return Err(not_handed_down(setting.flag, wanted, &group));
+        }
+    }
+    Ok(())
 }
 
 /// What asks for a group, as the user wrote it.
@@ -313,7 +351,6 @@ impl Ours {
 /// # Errors
 /// As [`Group::remove`].
 pub fn leave(group: Group) -> Result<()> {
-    let leaf = group.path().with_file_name(SELF);
     let parent = group.path().parent().map(Path::to_owned);
     group.remove()?;
     let is_scope = |path: &Path| {
@@ -323,7 +360,7 @@ pub fn leave(group: Group) -> Result<()> {
     };
     // Systemd clears its own scopes away.
     if let Some(parent) = parent.filter(|parent| !is_scope(parent))
-        && let Ok(leaf) = Group::open(&leaf)
+        && let Ok(leaf) = Group::open(&parent.join(SELF))
     {
         let _ = restore(&Group::open(&parent)?, &leaf); // the next container arranges it the same way
     }
@@ -332,10 +369,9 @@ pub fn leave(group: Group) -> Result<()> {
 
 /// Our processes go back to where they were, when no container is left beside them.
 fn restore(parent: &Group, leaf: &Group) -> Result<()> {
-    // Who has it makes a group just now.
-    if rustix::fs::flock(parent, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(());
-    }
+    // Who has it makes a group just now, or looks for others as we do: the last one sees none.
+    rustix::fs::flock(parent, FlockOperation::LockExclusive)
+        .with_context(|| format!("locking `{}`", parent.path().display()))?;
     let is_others = |group: &Group| group.path() != leaf.path();
     if parent.children().iter().any(is_others) {
         return Ok(());
@@ -429,6 +465,27 @@ pub(super) fn weights(settings: &[Setting]) -> Vec<(&'static str, u64)> {
     .collect()
 }
 
+/// Gives the scope of a container its new weight: the group has nobody beside it but our own processes.
+///
+/// # Errors
+/// What systemd answers.
+pub fn weigh(group: &Group, settings: &[Setting]) -> Result<()> {
+    let weights: Vec<_> = weights(settings)
+        .into_iter()
+        .map(|(name, weight)| (name, Value::Number(weight)))
+        .collect();
+    let scope = group.path().parent().and_then(Path::file_name);
+    let scope = scope
+        .and_then(|name| name.to_str())
+        .filter(|name| name.ends_with(".scope") && id_of(name).is_some());
+    match (scope, Manager::find()) {
+        (Some(scope), Some(manager)) if !weights.is_empty() => {
+            manager.set_properties(scope, &weights)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether limits can be set in a container's group: the one above it is not systemd's to arrange.
 #[must_use]
 pub fn takes_limits(group: &Group) -> bool {
@@ -448,12 +505,15 @@ pub fn equip(group: &Group, settings: &[Setting]) -> Result<()> {
 }
 
 /// Makes a group for processes that run already, and moves them there until none is left outside. `what` needs it.
+/// `owner` goes into its scope as well: systemd would clear it away with the last process, and what the kernel has
+/// written there.
 ///
 /// # Errors
 /// Why it cannot be had.
 pub fn adopt(
     spec: &ContainerSpec,
     what: &str,
+    owner: Option<i32>,
     processes: &mut dyn FnMut() -> Vec<i32>,
 ) -> Result<Group> {
     // The command's own service is no place for a container that was started elsewhere.
@@ -465,8 +525,9 @@ pub fn adopt(
         Place::Below(parent) => below(&parent, spec, &[])?,
         Place::Scope(manager) => {
             let unit = format!("{}.scope", name(&spec.id));
-            let pids = processes();
+            let mut pids = processes();
             refuse_other_ids(&pids)?;
+            pids.extend(owner);
             let scope = Scope {
                 name: &unit,
                 description: &format!("container {}", spec.name),
@@ -479,7 +540,12 @@ pub fn adopt(
             let path = of_process(&first)
                 .filter(|path| path.file_name().is_some_and(|name| name == unit.as_str()))
                 .ok_or_else(|| Fail::system("systemd has not moved the container"))?;
-            Group::open(&path)?.create(&name(&spec.id))?
+            let scope = Group::open(&path)?;
+            let group = scope.create(&name(&spec.id))?;
+            if let Some(owner) = owner {
+                scope.create(SELF)?.enter(owner)?;
+            }
+            group
         }
     };
     gather(&group, processes)?;
@@ -544,6 +610,7 @@ pub fn sweep(least: Duration) {
     let Ok(Place::Below(parent)) = Place::find(&Cgroup::default()) else {
         return;
     };
+    named::sweep(&parent);
     for group in parent.children() {
         let is_containers = group
             .path()
@@ -555,7 +622,7 @@ pub fn sweep(least: Duration) {
             .ok()
             .and_then(|time| time.elapsed().ok());
         if is_containers && age.is_some_and(|age| age > least) && !group.is_populated() {
-            let _ = group.remove(); // the next sweep tries again
+            let _ = leave(group); // the next sweep tries again
         }
     }
 }
@@ -631,7 +698,7 @@ pub fn hand_down(group: &Group, settings: &[Setting]) -> Result<()> {
     hand_down_all(group, settings)
 }
 
-fn hand_down_all(group: &Group, settings: &[Setting]) -> Result<()> {
+pub(super) fn hand_down_all(group: &Group, settings: &[Setting]) -> Result<()> {
     for setting in settings {
         fetch(setting.controller(), group.path());
     }

@@ -104,6 +104,7 @@ const COLUMNS: Columns = Columns {
 
 /// `rl limit`.
 pub fn limit(args: &LimitArgs) -> Result<u8> {
+    named::sweep_all();
     match &args.verb {
         Some(Verb::Ls(args)) => return list(args),
         Some(Verb::Rm(args)) => return remove(args),
@@ -127,7 +128,6 @@ pub fn limit(args: &LimitArgs) -> Result<u8> {
         }
     }
     let settings = limits::settings(&resources)?;
-    named::sweep_all();
     match (&args.name, &args.within, args.program.as_slice()) {
         (None, Some(_) | None, []) if args.pid.is_empty() => Err(Fail::usage("no program given")
             .hint("rl limit --memory 4G --cpus 2 -- make -j8")

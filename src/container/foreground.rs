@@ -43,7 +43,7 @@ pub fn run(
 ) -> Result<u8> {
     let group = group::make(&record.spec()?)?;
     let result = run_in(record, machine, options, group.as_ref(), say);
-    if group::end(group) {
+    if group::end(record, group) {
         super::emit(
             record.store(),
             &super::events::Event::container("oom", &record.spec()?),

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags};
@@ -19,7 +20,7 @@ use super::record::Record;
 use super::state::{State, Status};
 use super::view::Seen;
 use crate::cgroup::{self, Group, limits, place};
-use crate::error::Fail;
+use crate::error::{self, Fail};
 use crate::spec::{CgroupMode, ContainerSpec, Namespace, Resources, Restart};
 use crate::sys;
 use crate::sys::process::Child;
@@ -29,13 +30,52 @@ use crate::sys::process::Child;
 /// # Errors
 /// What keeps a limit that was asked for from being set.
 pub fn make(spec: &ContainerSpec) -> Result<Option<Group>> {
-    place::make(spec)
+    place::make(spec).map_err(|error| match &spec.cgroup.rule {
+        Some(_) => by_rule(error::flatten(&error), spec).into(),
+        None => error,
+    })
 }
+
+/// Checks that it could be made from here.
+///
+/// # Errors
+/// As [`make`].
+pub fn check(spec: &ContainerSpec) -> Result<Vec<String>, Fail> {
+    let resources = &spec.cgroup.resources;
+    let checked = match resources.is_empty() {
+        true => Ok(Vec::new()),
+        false => limits::check(resources, &limits::Host::read()),
+    };
+    checked
+        .and_then(|notices| place::check(&spec.cgroup).map(|()| notices))
+        .map_err(|fail| by_rule(fail, spec))
+}
+
+/// Nobody has typed what stands in a rule.
+fn by_rule(mut fail: Fail, spec: &ContainerSpec) -> Fail {
+    if let Some(rule) = &spec.cgroup.rule {
+        fail.message = format!("with the limits of the rule at `{rule}`: {}", fail.message);
+    }
+    fail
+}
+
+/// The note about a group that a running container got late, which its monitor does not know.
+const LATE: &str = "cgroup";
 
 /// Removes it, and says whether the kernel has killed in it because memory ran out. What remains is swept later.
 #[must_use]
-pub fn end(group: Option<Group>) -> bool {
-    let Some(group) = group else { return false };
+pub fn end(record: &Record, group: Option<Group>) -> bool {
+    let note = record.dir().join(LATE);
+    let late = std::fs::read_to_string(&note).ok();
+    if late.is_some() {
+        let _ = std::fs::remove_file(&note); // the next run writes it anew
+    }
+    let late = late.and_then(|path| Group::open(Path::new(&path)).ok());
+    let killed = late.map(remove).unwrap_or_default();
+    group.map(remove).unwrap_or_default() || killed
+}
+
+fn remove(group: Group) -> bool {
     let killed = group
         .keyed("memory.events", "oom_kill")
         .is_some_and(|count| count > 0);
@@ -255,7 +295,8 @@ pub fn update(
         };
         place::equip(&group, &news)?;
         refuse_too_little(&spec, change, &group)?;
-        if let Err(error) = limits::apply(&group, &news) {
+        let done = limits::apply(&group, &news).and_then(|()| place::weigh(&group, &news));
+        if let Err(error) = done {
             let files: Vec<_> = news.iter().map(|new| &new.file).collect();
             let back: Vec<_> = was
                 .into_iter()
@@ -326,10 +367,18 @@ fn adopt(record: &Record, spec: &ContainerSpec, group: Option<Group>, what: &str
     };
     let moved = match group {
         Some(group) => place::gather(&group, &mut inside).map(|()| group),
-        None => place::adopt(spec, what, &mut inside),
+        None => {
+            let owner = record.state()?.owner.map(|owner| owner.pid);
+            place::adopt(spec, what, owner, &mut inside)
+        }
     };
+    if let Ok(group) = &moved {
+        let note = record.dir().join(LATE);
+        let path = group.path().as_os_str().as_encoded_bytes();
+        std::fs::write(&note, path).map_err(|error| super::disk_error(error, &note))?;
+    }
     moved.map_err(|error| {
-        if crate::error::find(&error).is_some_and(|fail| fail.message.contains(what)) {
+        if error::find(&error).is_some_and(|fail| fail.message.contains(what)) {
             return error;
         }
         error.context(

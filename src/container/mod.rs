@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
-use crate::cgroup::{Group, limits};
+use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
@@ -81,11 +81,8 @@ fn create_settled(
 ) -> Result<(Record, Lock)> {
     spec.check()?;
     refuse_unbuilt(&spec)?;
-    let resources = &spec.cgroup.resources;
-    if !resources.is_empty() {
-        for notice in limits::check(resources, &limits::Host::read())? {
-            say(&notice);
-        }
+    for notice in group::check(&spec)? {
+        say(&notice);
     }
     if let Some(path) = &options.cidfile {
         write_new(path, &spec.id)?;

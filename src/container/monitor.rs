@@ -343,7 +343,7 @@ impl Monitor {
 
     /// After a run: its control group goes, and what `rl update` has changed meanwhile holds for the next.
     fn leave_group(&mut self) {
-        self.state.oom_killed = group::end(self.group.take());
+        self.state.oom_killed = group::end(&self.record, self.group.take());
         self.state.cgroup = None;
         if let Ok(spec) = self.record.spec() {
             self.spec = spec;

@@ -36,6 +36,7 @@ mod logs;
 mod manual;
 mod mounts;
 mod namespaces;
+mod nettraffic;
 mod network;
 mod networks;
 mod ports;

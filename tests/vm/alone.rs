@@ -56,6 +56,30 @@ fn weights_share_the_processors_as_told() {
     );
 }
 
+#[test]
+fn a_weight_that_was_changed_holds_against_the_neighbours() {
+    in_both(
+        "reweight",
+        &format!(
+            r#"{USED}
+            rl run -d --name one --cgroup-conf cpu.weight=100 busybox taskset 1 {BUSY} >/dev/null
+            rl run -d --name three --cgroup-conf cpu.weight=100 busybox taskset 1 {BUSY} >/dev/null
+            rl update --cgroup-conf cpu.weight=50 one >/dev/null
+            rl update --cgroup-conf cpu.weight=150 three >/dev/null
+            one=$(group one) three=$(group three)
+            [[ $three == /sys/fs/cgroup/hand/* ]] || wait_for is 150 cat "$three/../cpu.weight"
+            a=$(used $one) b=$(used $three)
+            wait_for eval '(( $(used $three) - b > 8000000 ))'
+            echo $(( ($(used $three) - b) * 100 / ($(used $one) - a) ))
+            "#
+        ),
+        |output| {
+            let ratio: u32 = output.text().parse().unwrap();
+            assert!((270..=330).contains(&ratio), "{ratio} of 300");
+        },
+    );
+}
+
 /// 6 MB to the disk at 1 MB a second.
 const IO: &str = r#"
     rl run -d --name c --device-write-bps /dev/vda:1mb busybox sh -c 'sleep 1; dd if=/dev/zero of=/file bs=64k count=96 conv=fsync; echo written; sleep 1000' >/dev/null

@@ -241,3 +241,103 @@ fn a_paused_container_stops_counting_and_goes_on_from_there() {
         },
     );
 }
+
+#[test]
+fn a_container_that_got_its_group_late_is_known_to_have_run_out_of_memory() {
+    in_both(
+        "late",
+        r#"
+        # Bigger and bigger, once it may.
+        rl run -d --name late busybox sh -c 'while ! test -e /go; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=96M count=1; echo survived' >/dev/null
+        rl update --memory 32m --memory-swap 32m late >/dev/null
+        cat "$(group late)/memory.max"
+        rl exec late touch /go
+        rl wait late
+        rl inspect --format '{{.State.OOMKilled}}' late
+        rl events --since 0 --until "$(($(date +%s) + 1))" --filter container=late --format '{{.Action}}' | grep -x -e oom -e die
+        id=$(rl inspect --format '{{.Id}}' late)
+        rl rm late
+        wait_for eval "! find /sys/fs/cgroup -name '*$id*' | grep -q ."
+        "#,
+        |output| {
+            output.stdout_is("33554432\n137\ntrue\noom\ndie\nlate");
+        },
+    );
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_when_the_container_is_made() {
+    let store = Store::new(DEV, "create");
+    for (flags, why) in [
+        ("--memory 1m", "6m"),
+        ("--cpuset-cpus 64", "--cpuset-cpus"),
+        ("--cpus 99", "--cpus"),
+        ("--cpuset-cpus 0", "`cpuset`"),
+        ("--device-write-bps /dev/vda:1mb", "`io`"),
+        ("--device-write-bps /dev/nosuch:1mb", "/dev/nosuch"),
+        ("--cgroups=disabled --memory 64m", "--cgroups=disabled"),
+        ("--cgroups=split --memory 64m", "belongs to somebody else"),
+    ] {
+        store
+            .sh(&format!("rl create {flags} busybox true"))
+            .fails(125)
+            .stderr_has(why);
+    }
+    store.sh("rl ps -aq").says("");
+}
+
+#[test]
+fn the_place_of_a_group_is_the_users_to_choose() {
+    let store = Store::new(DEV, "parent");
+    store
+        .sh(&format!(
+            r#"{GROUP}
+            rl run -d --name sliced --cgroup-parent mine.slice --memory 64m busybox sleep 1000 >/dev/null
+            [[ $(group sliced) == */user@1000.service/mine.slice/rl-*.scope/rl-* ]]
+            own=$(sed -n s/^0:://p /proc/self/cgroup)
+            for mode in inherit disabled; do
+              rl run -d --name $mode --cgroups=$mode busybox sleep 1000 >/dev/null
+              [[ $(group $mode) == /sys/fs/cgroup$own ]]
+            done
+            rl run --rm --cgroup-parent /user.slice busybox true && exit 1
+            rl rm -f sliced inherit disabled >/dev/null
+            systemctl --user stop mine.slice
+            "#
+        ))
+        .ok()
+        .stderr_has("`/sys/fs/cgroup/user.slice`");
+    let store = Store::new(HAND, "parent-hand");
+    store
+        .sh(&format!(
+            r#"{GROUP}
+            rl run -d --name c --cgroup-parent /hand/deep$$ --memory 64m busybox sleep 1000 >/dev/null
+            [[ $(group c) == /sys/fs/cgroup/hand/deep$$/rl-* ]]
+            cat "$(group c)/memory.max"
+            rl rm -f c
+            rmdir /sys/fs/cgroup/hand/deep$$
+            "#
+        ))
+        .says("67108864\nc");
+}
+
+#[test]
+fn the_tree_is_tidy_while_containers_run_and_as_it_was_afterwards() {
+    in_both(
+        "tree",
+        r#"
+        groups() { find /sys/fs/cgroup -type d \( -path '*/app.slice/rl*' -o -path "*/hand/$$/*" \) -printf '%P\n' | sort; }
+        groups
+        a=$(rl run -d --name a --memory 64m busybox sleep 7001)
+        b=$(rl run -d --name b --pids-limit 9 busybox sleep 7002)
+        top=$(group a); top=${top%/rl-*}; top=${top#/sys/fs/cgroup}
+        # The container below its group, its monitor in the leaf.
+        systemd-cgls --no-pager -l "$top" | grep -A1 "rl-$a\( \|\$\)" | grep -c 'sleep 7001'
+        grep -q . "/sys/fs/cgroup$top/rl-self/cgroup.procs" && echo monitor
+        rl rm -f a b >/dev/null
+        wait_for is '' groups
+        "#,
+        |output| {
+            output.stdout_is("1\nmonitor");
+        },
+    );
+}

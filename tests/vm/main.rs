@@ -26,4 +26,5 @@ mod general;
 mod guest;
 mod limits;
 mod logins;
+mod named;
 mod reboot;

@@ -109,7 +109,7 @@ fn parse(path: &str, text: &str) -> Result<Vec<Rule>, Fail> {
     })?;
     let rules = file.rule.iter().map(|entry| {
         let at = entry.span().start;
-        let rule = understand(entry.get_ref(), &wrong)?;
+        let rule = understand(entry.get_ref(), at, &wrong)?;
         if rule.image.is_none() && rule.name.is_none() && rule.label.is_none() {
             return Err(wrong(
                 at,
@@ -127,7 +127,7 @@ fn parse(path: &str, text: &str) -> Result<Vec<Rule>, Fail> {
     rules.collect()
 }
 
-fn understand(entry: &Entry, wrong: &dyn Fn(usize, &str) -> Fail) -> Result<Rule, Fail> {
+fn understand(entry: &Entry, at: usize, wrong: &dyn Fn(usize, &str) -> Fail) -> Result<Rule, Fail> {
     let word =
         |number: &Option<Spanned<Number>>| number.as_ref().map(|one| one.get_ref().0.clone());
     let conf = entry.cgroup_conf.iter();
@@ -187,11 +187,12 @@ fn understand(entry: &Entry, wrong: &dyn Fn(usize, &str) -> Fail) -> Result<Rule
             ));
         }
     }
+    let understood = resources::resources(&all).map_err(|fail| wrong(at, &fail.message))?;
     Ok(Rule {
         image: entry.image.clone(),
         name: entry.name.clone(),
         label: entry.label.clone(),
-        resources: resources::resources(&all)?,
+        resources: understood,
         line: 0,
     })
 }

@@ -65,9 +65,7 @@ enum Listening {
 struct Way {
     /// What the other end did not take yet.
     waiting: Vec<u8>,
-    /// No more will come.
-    ended: bool,
-    /// The other end was told so.
+    /// No more will come, and the other end was told so.
     shut: bool,
 }
 
@@ -381,7 +379,7 @@ impl Connection {
         }
         let one = |from: &Way, to: &Way| {
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, !from.ended && from.waiting.is_empty());
+            flags.set(PollFlags::IN, !from.shut && from.waiting.is_empty());
             flags.set(PollFlags::OUT, !to.waiting.is_empty());
             // Both sides have said that they end: poll(2) would tell that again and again.
             (!flags.is_empty() || !to.shut).then_some(flags)
@@ -461,16 +459,16 @@ impl Way {
             if self.shut {
                 return Ok(());
             }
-            if self.ended {
-                self.shut = true;
-                return match to.shutdown(Shutdown::Write) {
-                    // It has ended already, both ways.
-                    Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
-                    done => done,
-                };
-            }
             match from.read(buffer) {
-                Ok(0) => self.ended = true,
+                // Said at once: nothing will happen any more that could bring us back here.
+                Ok(0) => {
+                    self.shut = true;
+                    return match to.shutdown(Shutdown::Write) {
+                        // It has ended already, both ways.
+                        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
+                        done => done,
+                    };
+                }
                 Ok(length) => {
                     let written = write(to, &buffer[..length])?;
                     self.waiting.extend_from_slice(&buffer[written..length]);
@@ -491,5 +489,35 @@ fn write(mut to: &TcpStream, bytes: &[u8]) -> std::io::Result<usize> {
             Ok(0)
         }
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two ends of a connection.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (one, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn an_end_is_passed_on_by_whichever_read_meets_it() {
+        for length in 0..3 * ROUNDS {
+            let ((mut client, near), (far, mut container)) = (pair(), pair());
+            client.write_all(&vec![7; length]).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let mut way = Way::default();
+            // One byte at a time. As many turns as the bytes and their end need, for nobody asks for one more.
+            for _ in 0..(length + 1).div_ceil(ROUNDS) {
+                way.carry(&near, &far, &mut [0]).unwrap();
+            }
+            assert!(way.shut, "{length} bytes");
+            let mut came = Vec::new();
+            container.read_to_end(&mut came).unwrap();
+            assert_eq!(came, vec![7; length]);
+        }
     }
 }
