@@ -155,7 +155,7 @@ mod no_ranges {
         assert_eq!(std::fs::read(shown).unwrap(), b"", "a place to mount on");
         // The host's directories are root's.
         let output = home.rl("run --rm --network none host true").ok();
-        assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+        assert!(!output.stderr.contains("apt.conf"), "{output:?}");
     }
 
     /// As `abuild` makes them: two archives, the first without its end.
