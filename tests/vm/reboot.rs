@@ -95,3 +95,49 @@ fn after_a_power_cut_the_state_is_whole_and_autostart_brings_back_what_was_meant
     store.states().stdout_is(BROUGHT_BACK);
     store.sh("rl exec unless-stopped echo in").says("in");
 }
+
+#[test]
+fn with_the_groups_of_version_1_containers_run_and_limits_are_refused_with_the_reason() {
+    let store = Store::new(DEV, "older");
+    for (words, what) in [
+        (
+            "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1",
+            "not of version 2",
+        ),
+        (
+            "systemd.unified_cgroup_hierarchy=0",
+            "a mix of version 1 and 2",
+        ),
+    ] {
+        vm("reboot").args(words.split(' ')).ok();
+        store
+            .sh("rl run --rm busybox echo runs; rl run -d --name c busybox sleep 100000; rl exec c echo entered")
+            .ok()
+            .stdout_has("runs\n")
+            .stdout_has("entered\n");
+        for limit in ["--memory 64m", "--cpus 1", "--pids-limit 20"] {
+            store
+                .sh(&format!("rl run --rm {limit} busybox true"))
+                .fails(125)
+                .stderr_has(what)
+                .stderr_has("RL-C01");
+        }
+        store
+            .sh("rl update --memory 64m c")
+            .fails(125)
+            .stderr_has(what);
+        store
+            .sh("rl limit --memory 64m -- true")
+            .fails(125)
+            .stderr_has(what);
+        store
+            .sh("rl stats --no-stream --format '{{.Name}} {{.PIDs}}' c; rl top c; rl rm -f c")
+            .ok()
+            .stdout_has("c 1\n")
+            .stdout_has("sleep 100000");
+    }
+    vm("reboot").ok();
+    store
+        .sh("rl run --rm --memory 64m busybox cat /sys/fs/cgroup/memory.max")
+        .says("67108864");
+}
