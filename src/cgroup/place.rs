@@ -185,7 +185,7 @@ impl Nowhere {
     pub fn fail(&self, what: &str) -> Fail {
         match self {
             Nowhere::OldVersion => Fail::unsupported(format!(
-                "{what} cannot be had: the control groups of this machine are {}, and only version 2 can be handed to users",
+                "{what} cannot be had: the control groups of this machine are {}, which cannot be handed to users",
                 if Path::new(MOUNT).join("unified").exists() {
                     "a mix of version 1 and 2"
                 } else {
