@@ -103,9 +103,11 @@ fn the_containers_configuration_and_changes_are_the_images() {
     }
 }
 
-/// Counts in its root and in a volume, and has something that takes a while to read.
+/// Counts in its root and in a volume, and has something that takes a while to read. A count comes by a new name: whoever
+/// looks finds the one before or this one, never an empty file.
 const COUNT: &str = "dd if=/dev/urandom of=/middle bs=1M count=48 2>/dev/null; i=0; \
-     while :; do i=$((i+1)); echo $i >/first; sleep 0.02; echo $i >/second; echo $i >/c/now; done";
+     while :; do i=$((i+1)); echo $i >/f; mv /f /first; sleep 0.02; echo $i >/s; mv /s /second; \
+     echo $i >/c/n; mv /c/n /c/now; done";
 
 /// `rl commit`, stopped while the container stands.
 fn commit_under_way(home: &Home, group: &Path, name: &str) -> Running {
