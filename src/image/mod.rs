@@ -6,7 +6,8 @@
 //! pull archive                           from a registry, from a file → the store
 //! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
-//! store scratch                          what is here, and what is being made
+//! store unused scratch                   what is here, what of it nobody needs, and what is being made
+//! verify                                 whether it is what its digests say
 //! squash                                 a file that is run as it is
 //! ```
 //!
@@ -43,6 +44,8 @@ pub mod scratch;
 pub mod space;
 pub mod squash;
 pub mod store;
+mod unused;
+pub mod verify;
 
 /// Where the tree of an unpacked layer is, relative to the store's root.
 ///
