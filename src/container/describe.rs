@@ -114,7 +114,7 @@ pub fn limits(group: &Path, limits: &Limits) -> Value {
 
 fn driver(rootfs: &Rootfs) -> &'static str {
     match rootfs {
-        Rootfs::Layers { .. } | Rootfs::Host => "overlay",
+        Rootfs::Layers { .. } | Rootfs::Squash { .. } | Rootfs::Host => "overlay",
         Rootfs::Directory { .. } => "directory",
     }
 }

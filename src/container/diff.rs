@@ -74,6 +74,14 @@ impl Place {
                 )
             }
             Rootfs::Directory { path } => (None, vec![path.clone()]),
+            Rootfs::Squash { path } => {
+                return Err(Fail::unsupported(format!(
+                    "what a container has changed over `{}` cannot be compared or packed",
+                    path.display()
+                ))
+                .hint("single files and directories come out by: rl cp")
+                .into());
+            }
             Rootfs::Host => {
                 return Err(Fail::unsupported(
                     "a container over the host's own directories cannot be copied as a whole",

@@ -103,7 +103,7 @@ fn run_in(
         running.child.kill();
     }
     let exit = running.child.wait();
-    running.release();
+    running.leave();
     if let Some(membership) = &membership {
         membership.tell("disconnect");
     }

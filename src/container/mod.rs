@@ -387,7 +387,25 @@ fn root(record: &Record, spec: &ContainerSpec) -> Result<(RootPlan, Driver)> {
             upper: relative(store, &dir, "upper"),
             work: relative(store, &dir, "work"),
             merged: relative(store, &dir, "merged"),
+            squash: None,
         },
+        Rootfs::Squash { path } => {
+            let found = crate::image::squash::Squash::look(path)?;
+            let mount = relative(store, &dir, "squash");
+            store.make(&dir.join("squash"))?;
+            RootPlan::Overlay {
+                base: store.root().to_owned(),
+                lowers: vec![mount.clone()],
+                upper: relative(store, &dir, "upper"),
+                work: relative(store, &dir, "work"),
+                merged: relative(store, &dir, "merged"),
+                squash: Some(stage::SquashFile {
+                    file: path.clone(),
+                    offset: found.offset,
+                    mount,
+                }),
+            }
+        }
         Rootfs::Directory { path } => {
             if !path.is_dir() {
                 return Err(
@@ -539,10 +557,15 @@ fn copy_once(
         base,
         lowers,
         upper,
+        squash: None,
         ..
     } = plan
     else {
-        return Err(Fail::system("this root has no layers").into());
+        return Err(Fail::unsupported(
+            "this root cannot be copied: no overlay can be mounted over it",
+        )
+        .code("RL-F03")
+        .into());
     };
     let into = base.join(upper);
     let dir = into.parent().unwrap_or(base);

@@ -44,6 +44,8 @@ pub fn settle(store: &Store, spec: &mut ContainerSpec) -> Result<()> {
             (read(b"passwd"), read(b"group"))
         }
         Rootfs::Directory { path } => of_directory(path)?,
+        // Its files are seen only when it is mounted.
+        Rootfs::Squash { .. } => return Ok(()),
         Rootfs::Host => of_directory(Path::new("/"))?,
     };
     if let Ok(found) = user::resolve(&spec.process.user, &passwd, &group)

@@ -39,7 +39,7 @@ pub fn all(store: &Store) -> Result<Vec<Usage>> {
             image: spec.image.map(|image| image.id).unwrap_or_default(),
             diff_ids: match spec.rootfs {
                 Rootfs::Layers { diff_ids } => diff_ids,
-                Rootfs::Directory { .. } | Rootfs::Host => Vec::new(),
+                Rootfs::Directory { .. } | Rootfs::Squash { .. } | Rootfs::Host => Vec::new(),
             },
         });
     }

@@ -149,7 +149,7 @@ impl Seen {
         match (&self.spec.image, &self.spec.rootfs) {
             (Some(image), _) => image.reference.clone(),
             (None, Rootfs::Directory { path }) => path.display().to_string(),
-            (None, Rootfs::Layers { .. } | Rootfs::Host) => String::new(),
+            (None, Rootfs::Layers { .. } | Rootfs::Squash { .. } | Rootfs::Host) => String::new(),
         }
     }
 
@@ -490,7 +490,7 @@ impl Ancestor {
             (Some((_, layers)), Rootfs::Layers { diff_ids }) => {
                 !layers.is_empty() && diff_ids.starts_with(layers)
             }
-            (Some(_), Rootfs::Directory { .. } | Rootfs::Host) => false,
+            (Some(_), Rootfs::Directory { .. } | Rootfs::Squash { .. } | Rootfs::Host) => false,
             (None, _) => from.reference == self.text || from.id == self.text,
         }
     }

@@ -7,6 +7,7 @@
 //! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
 //! store scratch                          what is here, and what is being made
+//! squash                                 a file that is run as it is
 //! ```
 //!
 //! On disk (see [`store`], [`scratch`] and `paths`):
@@ -40,6 +41,7 @@ pub mod resolver;
 pub mod save;
 pub mod scratch;
 pub mod space;
+pub mod squash;
 pub mod store;
 
 /// Where the tree of an unpacked layer is, relative to the store's root.

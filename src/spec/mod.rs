@@ -279,6 +279,11 @@ pub enum Rootfs {
         /// Absolute path on the host.
         path: PathBuf,
     },
+    /// A file with a squashfs in it, or a SIF file, below; a private writable layer above.
+    Squash {
+        /// Absolute path on the host.
+        path: PathBuf,
+    },
     /// The host's own programs below, a private writable layer above (`rl run host`).
     Host,
 }

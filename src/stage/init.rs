@@ -29,6 +29,7 @@ pub struct Host {
     mapped: bool,
     network_ready: bool,
     root: Option<PathBuf>,
+    squash: bool,
 }
 
 impl Host {
@@ -43,6 +44,7 @@ impl Host {
             mapped: false,
             network_ready: false,
             root: None,
+            squash: false,
         })
     }
 
@@ -118,6 +120,7 @@ impl Host {
                 ToStage::Mapped => self.mapped = true,
                 ToStage::NetworkReady => self.network_ready = true,
                 ToStage::RootMounted { path } => self.root = Some(path),
+                ToStage::SquashMounted => self.squash = true,
                 ToStage::Start(_) | ToStage::Work(_) | ToStage::Join(_) => {
                     return Err(Fail::system("a second order").into());
                 }
@@ -165,8 +168,8 @@ fn run(host: &mut Host) -> Result<Exit> {
     // Before: the kernel answers EACCES to an overlay whose owner has no id yet.
     host.wait_mapped()?;
     let mut notices = Vec::new();
-    let root = rootfs::mount_root(&order.root, order.driver, &mut notices, |why| {
-        overlay_refused(host, why)
+    let root = rootfs::mount_root(&order.root, order.driver, &mut notices, |need| {
+        ask_for(host, &need)
     })
     .context("mounting the root file system")?;
     for notice in notices {
@@ -244,13 +247,16 @@ fn enter_time(offsets: TimeOffsets) -> Result<()> {
     sys::process::setns(namespace.as_fd(), libc::CLONE_NEWTIME).context(doing)
 }
 
-fn overlay_refused(host: &mut Host, why: &str) -> Result<PathBuf> {
-    host.say(
-        &ToHost::OverlayRefused {
-            why: why.to_owned(),
-        },
-        None,
-    )?;
+fn ask_for(host: &mut Host, need: &rootfs::Need<'_>) -> Result<PathBuf> {
+    let why = match need {
+        rootfs::Need::Squash(squash) => {
+            host.say(&ToHost::SquashWanted, None)?;
+            host.wait_until(|host| host.squash)?;
+            return Ok(squash.mount.clone());
+        }
+        rootfs::Need::Root { why } => (*why).to_owned(),
+    };
+    host.say(&ToHost::OverlayRefused { why }, None)?;
     host.wait_until(|host| host.root.is_some())?;
     host.root
         .take()

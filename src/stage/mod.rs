@@ -20,6 +20,7 @@
 //! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
 pub mod confine;
+pub mod fuse;
 pub mod init;
 pub mod job;
 pub mod join;
@@ -53,6 +54,9 @@ pub enum RootPlan {
         work: PathBuf,
         /// Where it is mounted.
         merged: PathBuf,
+        /// The file that is the only one of `lowers`, and has to be mounted first.
+        #[serde(default)]
+        squash: Option<SquashFile>,
     },
     /// A directory as it is.
     Directory {
@@ -64,6 +68,17 @@ pub enum RootPlan {
         /// The container's own directory: `root/`, and `upper/NAME`, `work/NAME` for each.
         dir: PathBuf,
     },
+}
+
+/// A file with a squashfs in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SquashFile {
+    /// Its path.
+    pub file: PathBuf,
+    /// Where the squashfs begins, in bytes.
+    pub offset: u64,
+    /// The directory that it is mounted on, relative to the plan's `base`.
+    pub mount: PathBuf,
 }
 
 /// How layers are put over each other (`RL_STORAGE_DRIVER`).
@@ -157,6 +172,8 @@ pub enum ToStage {
         /// The directory that is the root now.
         path: PathBuf,
     },
+    /// The answer to [`ToHost::SquashWanted`].
+    SquashMounted,
     /// Packets flow.
     NetworkReady,
 }
@@ -169,6 +186,8 @@ pub enum ToHost {
         /// The call and the answer.
         why: String,
     },
+    /// Its squash file has to be mounted; the directory for it is shared.
+    SquashWanted,
     /// The terminal's other end comes with this message.
     Console,
     /// Something had to be given up: a line for the user.

@@ -15,13 +15,13 @@ use super::init::socket_number;
 use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
-use crate::idmap::{self, Helpers, Plan, find_program};
+use crate::idmap::{self, Helpers, Plan};
 use crate::net::named::client::Lease;
 use crate::net::publish::Reserved;
 use crate::net::{self, Chosen, Uplink};
 use crate::spec::{Bound, Namespace, Publish};
 use crate::sys;
-use crate::sys::process::{Child, Enter, Sealed, Tied};
+use crate::sys::process::{Child, Enter, Sealed};
 use crate::sys::socket::Channel;
 
 /// The word after the program's name that makes it pid 1 of a container. Not for people.
@@ -61,7 +61,8 @@ pub struct Running {
     /// The ports that lead to it.
     pub ports: Vec<Bound>,
     uplink: Option<Uplink>,
-    fuse: Option<Child>,
+    /// Who serves parts of its root file system, the lowest first.
+    fuse: Vec<Child>,
 }
 
 impl Running {
@@ -77,7 +78,22 @@ impl Running {
         if let Some(uplink) = self.uplink {
             uplink.stop();
         }
-        if let Some(fuse) = self.fuse {
+        Self::unmount(self.fuse);
+    }
+
+    /// The same, for a process that ends now: a helper that holds no ports is left to die alone. The kernel takes
+    /// longer to take its interface away (40 ms) than to run the container.
+    pub fn leave(self) {
+        match self.uplink {
+            Some(uplink) if self.ports.is_empty() => uplink.child.kill(),
+            Some(uplink) => uplink.stop(),
+            None => {}
+        }
+        Self::unmount(self.fuse);
+    }
+
+    fn unmount(servers: Vec<Child>) {
+        for fuse in servers {
             fuse.kill();
             let _ = fuse.wait(); // it is gone either way
         }
@@ -136,7 +152,7 @@ pub fn start(
         signals: None,
         ports: Vec::new(),
         uplink: None,
-        fuse: None,
+        fuse: Vec::new(),
     };
     match bring_up(
         launch,
@@ -222,6 +238,12 @@ fn bring_up(
                     running.signals = Some(sys::signal::Queue::all()?);
                 }
                 send(here, &ToStage::RootMounted { path })?;
+            }
+            ToHost::SquashWanted => {
+                let root = &launch.order.root;
+                let child = super::fuse::squash_of(root, running.child.pid)?;
+                running.fuse.push(child);
+                send(here, &ToStage::SquashMounted)?;
             }
             ToHost::Done(_) => return Err(Fail::system("pid 1 answered as a job").into()),
         }
@@ -330,7 +352,10 @@ pub fn join(
             match parse(&message)? {
                 ToHost::Console => console = fd,
                 ToHost::Failed(fail) => return Err(fail.into()),
-                ToHost::OverlayRefused { .. } | ToHost::Notice(_) | ToHost::Done(_) => {
+                ToHost::OverlayRefused { .. }
+                | ToHost::SquashWanted
+                | ToHost::Notice(_)
+                | ToHost::Done(_) => {
                     return Err(Fail::system("a joining process answered as another").into());
                 }
             }
@@ -427,9 +452,10 @@ pub fn job_with(
         match parse(&message)? {
             ToHost::Done(text) => Ok(text),
             ToHost::Failed(fail) => Err(fail.into()),
-            ToHost::Console | ToHost::Notice(_) | ToHost::OverlayRefused { .. } => {
-                Err(Fail::system("a job answered as pid 1").into())
-            }
+            ToHost::Console
+            | ToHost::Notice(_)
+            | ToHost::SquashWanted
+            | ToHost::OverlayRefused { .. } => Err(Fail::system("a job answered as pid 1").into()),
         }
     };
     let answer = answer();
@@ -537,6 +563,7 @@ fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
                 ToHost::Console
                 | ToHost::Notice(_)
                 | ToHost::Done(_)
+                | ToHost::SquashWanted
                 | ToHost::OverlayRefused { .. },
             ) => {}
             Err(error) => return Some(error),
@@ -591,8 +618,9 @@ fn mount_otherwise(
     let (plan, driver) = (&launch.order.root, launch.order.driver);
     let mut causes = vec![why.to_owned()];
     if driver != Driver::Copy {
-        match fuse(plan, running) {
-            Ok(merged) => {
+        match super::fuse::overlay_of(plan, running.child.pid) {
+            Ok((merged, child)) => {
+                running.fuse.push(child);
                 if driver == Driver::Auto {
                     say(&format!(
                         "the kernel mounts no overlay here ({why}): using fuse-overlayfs (rl explain RL-F03)"
@@ -604,6 +632,20 @@ fn mount_otherwise(
             Err(error) => causes.push(format!("{error:#}")),
         }
     }
+    if let RootPlan::Overlay {
+        squash: Some(squash),
+        ..
+    } = plan
+    {
+        return Err(Fail::unsupported(format!(
+            "no writable layer can be laid over `{}` ({})",
+            squash.file.display(),
+            causes.join("; ")
+        ))
+        .hint("unpack it (unsquashfs), and use rl run --rootfs DIR")
+        .code("RL-F03")
+        .into());
+    }
     if driver == Driver::Auto {
         say(&format!(
             "no overlay can be mounted ({}): copying the image, which takes time and space (rl explain RL-F03)",
@@ -611,127 +653,4 @@ fn mount_otherwise(
         ));
     }
     copy_root(plan)
-}
-
-/// fuse-overlayfs in the container's user and mount namespaces, but the host's processes: nothing inside can
-/// see or kill it. It has a copy of the mount namespace, which the shared mount at `merged` connects (`rootfs`).
-fn fuse(plan: &RootPlan, running: &mut Running) -> Result<PathBuf> {
-    let pid = running.child.pid;
-    let namespace = |kind: &str| {
-        let path = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
-        sys::fs::open_trusted(Path::new(&path), OFlags::RDONLY)
-    };
-    let (user, mount) = (namespace("user")?, namespace("mnt")?);
-    let (merged, child) = mount_fuse(plan, pid, &[user.as_fd(), mount.as_fd()])?;
-    running.fuse = Some(child);
-    Ok(merged)
-}
-
-/// fuse-overlayfs for this process, which has gone into `base`, and for as long as it lives.
-///
-/// # Errors
-/// `Unsupported` when it is not installed or does not mount.
-pub fn fuse_here(plan: &RootPlan) -> Result<(PathBuf, Child)> {
-    mount_fuse(plan, rustix::process::getpid(), &[])
-}
-
-/// fuse-overlayfs for the process `pid`, which stands in `base`.
-fn mount_fuse(
-    plan: &RootPlan,
-    pid: rustix::process::Pid,
-    join: &[BorrowedFd<'_>],
-) -> Result<(PathBuf, Child)> {
-    let program = find_program("fuse-overlayfs").ok_or_else(|| {
-        Fail::unsupported("fuse-overlayfs is not installed")
-            .hint("ask your administrator for the package `fuse-overlayfs`")
-            .code("RL-F04")
-    })?;
-    let RootPlan::Overlay {
-        base,
-        lowers,
-        upper,
-        work,
-        merged,
-    } = plan
-    else {
-        return Err(Fail::system("this root has no layers").into());
-    };
-    let pid = pid.as_raw_nonzero();
-    // It stands in `base`. A path by way of it has nothing that fuse-overlayfs or libfuse take for a separator.
-    let short = |path: &Path| format!("/proc/{pid}/cwd/{}", path.display());
-    let lower = lowers
-        .iter()
-        .rev()
-        .map(|path| short(path))
-        .collect::<Vec<_>>()
-        .join(":");
-    let options = format!(
-        "lowerdir={lower},upperdir={},workdir={}",
-        short(upper),
-        short(work)
-    );
-    let target = base.join(merged);
-    let c_string = |text: String| CString::new(text).context("a path with a NUL byte");
-    let path = c_string(program.to_string_lossy().into_owned())?;
-    let argv = [
-        path.clone(),
-        c"-f".to_owned(),
-        c"-o".to_owned(),
-        c_string(options)?,
-        c_string(target.to_string_lossy().into_owned())?,
-    ];
-    let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
-    let child = sys::process::spawn_tied(&Tied {
-        program: &path,
-        argv: &argv,
-        env: &[c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
-        null: null.as_fd(),
-        stderr: null.as_fd(),
-        keep: &[],
-        join,
-        own_mounts: !join.is_empty(),
-    })?;
-    wait_mounted(pid.get(), &target, &child)?;
-    Ok((merged.clone(), child))
-}
-
-/// A path as mountinfo writes it. Source: proc(5), and `seq_path()` in the kernel, which escapes these four.
-fn in_mountinfo(path: &str) -> String {
-    path.replace('\\', "\\134")
-        .replace(' ', "\\040")
-        .replace('\t', "\\011")
-        .replace('\n', "\\012")
-}
-
-/// Waits until the mount shows in the container's mount table, or the process ends. Source: proc(5): a change
-/// of `mountinfo` is an exceptional condition for poll(2).
-fn wait_mounted(pid: i32, target: &Path, child: &Child) -> Result<()> {
-    let table = format!("/proc/{pid}/mountinfo");
-    let wanted = in_mountinfo(&target.to_string_lossy());
-    let file = sys::fs::open_trusted(Path::new(&table), OFlags::RDONLY)?;
-    loop {
-        let text = std::fs::read_to_string(&table).with_context(|| format!("reading {table}"))?;
-        if text
-            .lines()
-            .any(|line| line.split(' ').nth(4) == Some(&wanted) && line.contains(" - fuse"))
-        {
-            return Ok(());
-        }
-        let mut fds = [
-            PollFd::new(&file, PollFlags::PRI),
-            PollFd::new(&child.pidfd, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(sys::Error::new("poll(mountinfo)", errno).into()),
-        }
-        if !fds[1].revents().is_empty() {
-            let exit = child.wait()?;
-            return Err(
-                Fail::unsupported(format!("fuse-overlayfs ended ({exit:?})"))
-                    .code("RL-F04")
-                    .into(),
-            );
-        }
-    }
 }

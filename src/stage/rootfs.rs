@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
-use super::{Driver, Order, RootPlan};
+use super::{Driver, Order, RootPlan, SquashFile};
 use crate::error::Fail;
 use crate::spec::{ContainerSpec, Device, Mount, MountSource, Namespace, Network, Shm};
 use crate::sys;
@@ -621,9 +621,21 @@ fn root_of(mount: &Detached) -> Result<OwnedFd> {
     rustix::fs::openat(mount, ".", flags, Mode::empty()).context("opening the new file system")
 }
 
+/// What this process cannot mount by itself.
+#[derive(Debug, Clone, Copy)]
+pub enum Need<'a> {
+    /// A squash file, on its directory.
+    Squash(&'a SquashFile),
+    /// The root, for the kernel will not mount the overlay.
+    Root {
+        /// The call and the answer.
+        why: &'a str,
+    },
+}
+
 /// Mounts the root file system, as the plan says, and returns its root directory.
 ///
-/// `refused` is called when the kernel will not mount the overlay; it returns where the root is instead.
+/// `ask` is called for what another has to mount; it returns where that is.
 ///
 /// # Errors
 /// The kernel's, with the directory.
@@ -631,7 +643,7 @@ pub fn mount_root(
     plan: &RootPlan,
     driver: Driver,
     notices: &mut Vec<String>,
-    refused: impl FnOnce(&str) -> Result<PathBuf>,
+    mut ask: impl FnMut(Need<'_>) -> Result<PathBuf>,
 ) -> Result<Root> {
     match plan {
         RootPlan::Directory { path } => directory_root(path),
@@ -642,9 +654,15 @@ pub fn mount_root(
             upper,
             work,
             merged,
+            squash,
         } => {
             rustix::process::chdir(base)
                 .with_context(|| format!("entering `{}`", base.display()))?;
+            if let Some(squash) = squash {
+                let shared = share(&squash.mount)?;
+                ask(Need::Squash(squash))?;
+                sys::mount::make_private(shared.as_fd())?;
+            }
             let why = match driver {
                 Driver::FuseOverlayfs | Driver::Copy => "RL_STORAGE_DRIVER says so".to_owned(),
                 Driver::Auto | Driver::Overlay => match overlay(lowers, upper, work, merged) {
@@ -663,7 +681,7 @@ pub fn mount_root(
                 },
             };
             let shared = share(merged)?;
-            let path = refused(&why)?;
+            let path = ask(Need::Root { why: &why })?;
             if path == *merged {
                 // pivot_root(2) takes no root that is shared, nor one on a shared mount.
                 sys::mount::make_private(shared.as_fd())?;

@@ -333,14 +333,8 @@ fn the_monitor_stays_small_over_many_checks() {
     }
     let monitor = monitor(&home, "c").unwrap();
     kill(monitor, None).unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{monitor}/status")).unwrap();
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .unwrap();
-    let kib: u64 = kib.split_whitespace().next().unwrap().parse().unwrap();
+    let kib = crate::life::private(monitor);
     eprintln!("private memory of the monitor: {kib} KiB");
-    // The binary under test is a debug build; a release build has a third of it (docs/testing.md).
-    assert!(kib < 1536, "{kib} KiB of private memory");
+    assert!(kib < 768, "{kib} KiB of private memory");
     home.rl("rm -f c").ok();
 }

@@ -46,6 +46,7 @@ mod run;
 mod save;
 mod security;
 mod space;
+mod squash;
 mod stats;
 mod survive;
 mod terminal;

@@ -144,13 +144,15 @@ fn carries(network: &str) {
     let sum = home.rl("exec web cat /www/big.sum").ok();
     let url = format!("http://127.0.0.1:{port}");
     // In and out of a published port.
-    home.sh(&format!("curl -sS {url}/big | tee copy | sha256sum"))
+    home.sh(&format!("curl -sS -m 100 {url}/big | tee copy | sha256sum"))
         .says(sum.text());
-    home.sh(&format!("curl -sS -X POST -T copy {url}/cgi-bin/sum"))
-        .says(sum.text());
+    home.sh(&format!(
+        "curl -sS -m 100 -X POST -T copy {url}/cgi-bin/sum"
+    ))
+    .says(sum.text());
     // The same, asked for by another machine.
     home.sh(&format!(
-        "curl -sS 'http://{}/cgi-bin/fetch?{port}'",
+        "curl -sS -m 100 'http://{}/cgi-bin/fetch?{port}'",
         std::env::var("RL_TEST_HOST").unwrap()
     ))
     .says(sum.text());
@@ -159,8 +161,8 @@ fn carries(network: &str) {
     let there = inside(
         &home,
         network,
-        "curl -sS http://$0/big | tee /tmp/copy | sha256sum; curl -sS http://$0/big.sum; \
-         curl -sS -X POST -T /tmp/copy http://$0/cgi-bin/sum; stat -c %s /tmp/copy",
+        "curl -sS -m 100 http://$0/big | tee /tmp/copy | sha256sum; curl -sS -m 100 http://$0/big.sum; \
+         curl -sS -m 100 -X POST -T /tmp/copy http://$0/cgi-bin/sum; stat -c %s /tmp/copy",
     )
     .ok();
     let lines = there.lines();
@@ -386,7 +388,7 @@ fn ipv6_leads_out_where_the_host_has_it() {
         inside(
             &home,
             network,
-            "curl -sS -g --retry 15 --retry-delay 1 --retry-all-errors 'http://[2001:db8:51::2]/' 2>/dev/null",
+            "curl -sS -m 100 -g --retry 15 --retry-delay 1 --retry-all-errors 'http://[2001:db8:51::2]/' 2>/dev/null",
         )
         .says("hello from the test host");
     }

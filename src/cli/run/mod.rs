@@ -33,6 +33,7 @@ use super::progress::say;
 use super::registry::Settings;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
+use crate::image::squash::Squash;
 use crate::net::named;
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, ImageDefaults, Network, Rootfs};
@@ -146,6 +147,7 @@ fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result
             command: Some(vec!["/bin/sh".to_owned()]),
             ..ImageDefaults::default()
         },
+        (Rootfs::Squash { path }, _) => Squash::look(path)?.defaults(),
         (Rootfs::Layers { .. } | Rootfs::Directory { .. }, _) => ImageDefaults::default(),
     };
     spec.inherit(&defaults);

@@ -192,6 +192,14 @@ fn root(args: &RunArgs, environment: &Environment<'_>) -> Result<Root, Fail> {
     }
     let rootfs = if first == "host" {
         Rootfs::Host
+    } else if ["/", "./", "../"]
+        .iter()
+        .any(|start| first.starts_with(start))
+    {
+        // No image's name begins so.
+        Rootfs::Squash {
+            path: mounts::host_path(&first, &environment.cwd),
+        }
     } else {
         Rootfs::Layers {
             diff_ids: Vec::new(),
@@ -464,6 +472,11 @@ pub mod tests {
             rootfs("--rootfs=/have ls"),
             r#"Directory { path: "/have" } ["ls"]"#
         );
+        assert_eq!(
+            rootfs("./a.sqsh ls"),
+            r#"Squash { path: "/cwd/a.sqsh" } ["ls"]"#
+        );
+        assert_eq!(rootfs("/have/../a.sif"), r#"Squash { path: "/a.sif" } []"#);
         assert_eq!(
             rootfs("--rootfs /none ls"),
             "--rootfs: `/none` does not exist"

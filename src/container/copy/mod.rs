@@ -34,7 +34,8 @@ use crate::error::Fail;
 use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::spec::ContainerSpec;
-use crate::stage::parent::{self, Aids};
+use crate::stage::fuse;
+use crate::stage::parent::Aids;
 use crate::stage::{Driver, RootPlan, rootfs};
 use crate::sys;
 use crate::sys::fs::Root;
@@ -178,8 +179,8 @@ fn stopped(record: &Record, spec: ContainerSpec, lock: Lock) -> Result<Reach> {
 pub struct Mounted {
     /// The container's root.
     pub root: Root,
-    /// Who serves it.
-    fuse: Option<Child>,
+    /// Who serves it, the lowest part first.
+    fuse: Vec<Child>,
 }
 
 impl Mounted {
@@ -192,16 +193,20 @@ impl Mounted {
             let root = root.ok_or_else(|| Fail::system("no root to work in"))?;
             return Ok(Self {
                 root: Root::from_fd(root),
-                fuse: None,
+                fuse: Vec::new(),
             });
         };
         sys::mount::make_all_slave()?;
-        let mut fuse = None;
-        let root = rootfs::mount_root(&mounting.root, mounting.driver, &mut Vec::new(), |_| {
+        let mut fuse = Vec::new();
+        let root = rootfs::mount_root(&mounting.root, mounting.driver, &mut Vec::new(), |need| {
+            if let rootfs::Need::Squash(squash) = need {
+                fuse.push(fuse::squash_here(&mounting.root)?);
+                return Ok(squash.mount.clone());
+            }
             let without = mounting.driver == Driver::Copy;
-            match (!without).then(|| parent::fuse_here(&mounting.root)) {
+            match (!without).then(|| fuse::overlay_here(&mounting.root)) {
                 Some(Ok((path, child))) => {
-                    fuse = Some(child);
+                    fuse.push(child);
                     Ok(path)
                 }
                 Some(Err(error)) if mounting.driver == Driver::FuseOverlayfs => Err(error),
@@ -224,12 +229,14 @@ impl Mounted {
         let Self { root, fuse } = self;
         let view = View::Inside(root, container);
         let done = work(&view);
-        if let (Some(fuse), View::Inside(root, _)) = (fuse, view) {
+        if let (false, View::Inside(root, _)) = (fuse.is_empty(), view) {
             // What fuse-overlayfs still holds back is written before it ends.
             let synced = reopen(&root).and_then(rustix::fs::syncfs);
             drop(root);
-            fuse.kill();
-            fuse.wait()?;
+            for one in fuse.into_iter().rev() {
+                one.kill();
+                one.wait()?;
+            }
             synced.map_err(|errno| sys::Error::new("syncfs", errno))?;
         }
         done

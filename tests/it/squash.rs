@@ -1,0 +1,260 @@
+//! `rl run ./FILE`: a squashfs, or a SIF file with one in it, is run where it lies. Both are made here by `mksquashfs`.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use crate::support::host::Need;
+use crate::support::{Home, wait_for};
+
+/// What reads and writes squash files. `/dev/fuse` is what serves them.
+const NEEDS: [Need; 4] = [
+    Need::Ours,
+    Need::Program("mksquashfs"),
+    Need::Program("squashfuse"),
+    Need::Writable("/dev/fuse"),
+];
+
+macro_rules! needs_squash {
+    () => {
+        needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    };
+}
+
+/// A squash file of busybox's image, everything root's but `/owned`, which is 5:6's.
+fn squash(home: &Home) -> PathBuf {
+    let file = home.path().join("box.sqsh");
+    home.sh(
+        "mkdir tree && cd tree && $RL create --name tree busybox && $RL export tree | tar x --no-same-owner && $RL rm tree && mkdir -p .singularity.d/env && \
+         echo given > data && echo 'export FROM_ENV=sif' > .singularity.d/env/90-environment.sh && \
+         printf '#!/bin/sh\\necho \"run $FROM_ENV: $*\"\\n' > .singularity.d/runscript && chmod 755 .singularity.d/runscript && \
+         cd .. && echo theirs > owned && tar cf all.tar --owner=0 --group=0 -C tree . && \
+         tar rf all.tar --owner=5 --group=6 --mode=640 owned && mksquashfs - box.sqsh -tar -quiet -no-progress < all.tar && \
+         chmod 400 box.sqsh",
+    )
+    .ok();
+    file
+}
+
+/// A SIF file: header, descriptors, and this squashfs as the primary partition, of the file system `kind`.
+fn sif(home: &Home, squash: &Path, kind: u32) -> PathBuf {
+    let content = std::fs::read(squash).unwrap();
+    let start = 4096_u64;
+    let mut bytes = vec![0_u8; 4096];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, b"#!/usr/bin/env run-singularity\n");
+    put(32, b"SIF_MAGIC\0");
+    put(42, b"01\0");
+    put(88, &2_u64.to_le_bytes());
+    put(96, &128_u64.to_le_bytes());
+    // The first descriptor is a definition file's; the second the partition's.
+    put(128, &0x4001_u32.to_le_bytes());
+    put(132, &[1]);
+    let one = 128 + 585;
+    put(one, &0x4004_u32.to_le_bytes());
+    put(one + 4, &[1]);
+    put(one + 17, &start.to_le_bytes());
+    put(one + 25, &(content.len() as u64).to_le_bytes());
+    put(one + 201, &kind.to_le_bytes());
+    put(one + 205, &2_u32.to_le_bytes());
+    bytes.extend(content);
+    home.file(&format!("tool-{kind}.sif"), bytes)
+}
+
+/// Programs of this home that serve a squash file.
+fn servers(home: &Home) -> Vec<u32> {
+    let store = home.store().display().to_string();
+    let serves = |pid: &u32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).into_owned();
+        words.contains("squashfuse") && words.contains(&store)
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(serves)
+        .collect()
+}
+
+fn gone(home: &Home) {
+    wait_for("the server of the squash file to end", || {
+        servers(home).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_squash_file_is_run_where_it_lies_and_never_written() {
+    needs_squash!();
+    let mut home = Home::with_busybox();
+    let file = squash(&home);
+    let before = std::fs::read(&file).unwrap();
+    for driver in ["auto", "fuse-overlayfs"] {
+        home.set("RL_STORAGE_DRIVER", driver);
+        home.rl("run --rm ./box.sqsh sh -c")
+            .arg("cat /data; echo new > /data; rm -r /.singularity.d; mkdir /d; echo x > /d/x; cat /data /d/x; ls -d /.singularity.d 2>/dev/null || echo gone")
+            .says("given\nnew\nx\ngone");
+        home.rl("run --rm")
+            .arg(&file)
+            .arg("cat")
+            .arg("/data")
+            .says("given");
+        home.rl("run --rm --read-only ./box.sqsh touch /x")
+            .fails(1)
+            .stderr_has("Read-only");
+    }
+    home.unset("RL_STORAGE_DRIVER");
+    home.rl("run --rm --userns keep-id ./box.sqsh cat /data")
+        .says("given");
+    home.rl("run --rm -i ./box.sqsh")
+        .stdin("echo from the shell\n")
+        .says("from the shell");
+    assert!(
+        std::fs::read(&file).unwrap() == before,
+        "the file was changed"
+    );
+    gone(&home);
+}
+
+#[test]
+fn owners_and_modes_are_those_of_the_file() {
+    needs!(Need::Ranges);
+    needs_squash!();
+    let home = Home::with_busybox();
+    squash(&home);
+    home.rl("run --rm ./box.sqsh stat -c")
+        .args(["%u:%g %a", "/owned", "/data"])
+        .says("5:6 640\n0:0 644");
+    home.rl("run --rm -u 7 ./box.sqsh cat /owned")
+        .fails(1)
+        .stderr_has("Permission denied");
+    home.rl("run --rm -u 5 ./box.sqsh cat /owned")
+        .says("theirs");
+}
+
+#[test]
+fn no_ranges_and_a_squash_file_is_run() {
+    needs!(Need::NoRanges);
+    needs_squash!();
+    let home = Home::with_busybox();
+    squash(&home);
+    home.rl("run --rm ./box.sqsh sh -c")
+        .arg("echo new > /data; cat /data")
+        .says("new");
+}
+
+#[test]
+fn a_sif_file_runs_as_apptainer_would_run_it() {
+    needs_squash!();
+    let home = Home::with_busybox();
+    let file = squash(&home);
+    let sif_file = sif(&home, &file, 1);
+    home.rl("run --rm ./tool-1.sif").says("run sif: ");
+    home.rl("run --rm")
+        .arg(&sif_file)
+        .args(["one", "two words"])
+        .says("run sif: one two words");
+    home.rl("run --rm --entrypoint cat ./tool-1.sif /data")
+        .says("given");
+}
+
+#[test]
+fn a_container_of_a_squash_file_is_one_like_others() {
+    needs_squash!();
+    let home = Home::with_busybox();
+    squash(&home);
+    home.rl("run --name c ./box.sqsh sh -c")
+        .arg("echo kept >> /data")
+        .ok();
+    home.rl("start -a c").ok();
+    home.rl("cp c:/data ./out").ok();
+    let out = std::fs::read_to_string(home.path().join("out")).unwrap();
+    assert_eq!(out, "given\nkept\nkept\n");
+    home.rl("inspect --format {{.Config.Image}} c")
+        .says("./box.sqsh");
+    home.rl("diff c").fails(125).stderr_has("rl cp");
+    home.rl("rm c").ok();
+    home.rl("run -d --name d ./box.sqsh sleep 1000").ok();
+    home.rl("exec d cat /data").says("given");
+    assert_eq!(servers(&home).len(), 1);
+    home.rl("rm -f d").ok();
+    gone(&home);
+    // A file that is gone is named at the next start.
+    home.rl("create --name e ./box.sqsh").ok();
+    std::fs::rename(home.path().join("box.sqsh"), home.path().join("elsewhere")).unwrap();
+    home.rl("start e").fails(125).stderr_has("there is no file");
+}
+
+#[test]
+fn a_killed_command_leaves_no_server_of_its_squash_file() {
+    needs_squash!();
+    let home = Home::with_busybox();
+    squash(&home);
+    let mut running = home
+        .rl("run --rm ./box.sqsh sh -c")
+        .arg("echo ready; sleep 1000")
+        .spawn();
+    running.wait_for_stdout("ready");
+    assert_eq!(servers(&home).len(), 1);
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    gone(&home);
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_with_the_reason() {
+    needs_squash!();
+    let mut home = Home::with_busybox();
+    let file = squash(&home);
+    sif(&home, &file, 2);
+    sif(&home, &file, 5);
+    let content = std::fs::read(&file).unwrap();
+    home.file("cut.sqsh", &content[..content.len() / 2]);
+    home.file("text", "no file system");
+    for (name, expected) in [
+        ("./none.sqsh", "there is no file"),
+        ("./tree", "rl run --rootfs"),
+        ("./text", "neither a squashfs nor a SIF file"),
+        ("./cut.sqsh", "cut short"),
+        ("./tool-2.sif", "ext3"),
+        ("./tool-5.sif", "encrypted"),
+    ] {
+        home.rl("run --rm")
+            .arg(name)
+            .fails(125)
+            .stderr_has(expected);
+        home.rl("create").arg(name).fails(125).stderr_has(expected);
+    }
+    home.set("RL_STORAGE_DRIVER", "copy");
+    home.rl("run --rm ./box.sqsh true")
+        .fails(125)
+        .stderr_has("RL-F03");
+    home.unset("RL_STORAGE_DRIVER");
+    home.without_programs(&["squashfuse", "squashfuse_ll"]);
+    home.rl("run --rm ./box.sqsh true")
+        .fails(125)
+        .stderr_has("RL-F06");
+    home.rl("ps -aq").says("");
+}
+
+#[test]
+fn a_damaged_squash_file_is_an_error_and_never_the_end_of_more() {
+    needs_squash!();
+    let home = Home::with_busybox();
+    let file = squash(&home);
+    let whole = std::fs::read(&file).unwrap();
+    // The tables at the end, then pieces all over; the superblock says the same as before.
+    for (from, step) in [(whole.len() / 2, 1), (96, 977), (96, 61)] {
+        let mut bytes = whole.clone();
+        for at in (from..bytes.len()).step_by(step) {
+            bytes[at] ^= 0x5a;
+        }
+        home.file("damaged.sqsh", bytes);
+        let output = home
+            .rl("run --rm ./damaged.sqsh sh -c")
+            .arg("cat /data /bin/busybox > /dev/null")
+            .run();
+        assert!(!output.status.success(), "it cannot work");
+    }
+    gone(&home);
+    home.rl("ps -aq").says("");
+}
