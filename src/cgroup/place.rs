@@ -40,6 +40,13 @@ const JOBS: [&str; 7] = [
     "SGE_TASK_ID",
 ];
 
+/// The variable that says that this is a batch job.
+#[must_use]
+pub fn batch_job() -> Option<&'static str> {
+    JOBS.into_iter()
+        .find(|name| std::env::var_os(name).is_some())
+}
+
 /// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
 const ROUNDS: usize = 100;
 
@@ -242,10 +249,7 @@ impl Place {
         {
             return Ok(Place::Below(group));
         }
-        let job = JOBS
-            .into_iter()
-            .find(|name| std::env::var_os(name).is_some());
-        if let Some(variable) = job {
+        if let Some(variable) = batch_job() {
             return Err(Nowhere::Job {
                 variable,
                 group: own,
