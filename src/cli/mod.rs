@@ -37,6 +37,7 @@ mod system;
 mod template;
 mod times;
 mod transport;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -178,6 +179,9 @@ pub enum Command {
     /// Work with named networks, on which containers find each other
     #[command(subcommand, arg_required_else_help = true)]
     Network(NetworkCommand),
+    /// Work with volumes, which outlive containers
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(VolumeCommand),
     /// Show the version
     Version(system::FormatArgs),
     /// Show what `rl` has and uses here
@@ -276,6 +280,23 @@ pub enum NetworkCommand {
     Disconnect(network::DisconnectArgs),
 }
 
+/// The verbs of `rl volume`.
+#[derive(Debug, clap::Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume; one of that name stays as it is
+    Create(volume::CreateArgs),
+    /// List volumes
+    #[command(alias = "list")]
+    Ls(volume::ListArgs),
+    /// Show everything about volumes
+    Inspect(volume::InspectArgs),
+    /// Remove volumes that no container has
+    #[command(alias = "remove")]
+    Rm(volume::RemoveArgs),
+    /// Remove all volumes without a name that no container has
+    Prune(volume::PruneArgs),
+}
+
 /// The verbs of `rl image`.
 #[derive(Debug, clap::Subcommand)]
 pub enum ImageCommand {
@@ -342,6 +363,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     use ContainerCommand as N;
     use ImageCommand as I;
     use NetworkCommand as W;
+    use VolumeCommand as V;
     use inspect::Kind;
     let store = || Store::locate(cli.root.clone());
     match &cli.command {
@@ -403,6 +425,11 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Network(W::Prune(args)) => network::prune(args, &store()?),
         C::Network(W::Connect(args)) => network::connect(args, &store()?),
         C::Network(W::Disconnect(args)) => network::disconnect(args, &store()?),
+        C::Volume(V::Create(args)) => volume::create(args, &store()?),
+        C::Volume(V::Ls(args)) => volume::list(args, &store()?),
+        C::Volume(V::Inspect(args)) => volume::inspect(args, &store()?),
+        C::Volume(V::Rm(args)) => volume::remove(args, &store()?),
+        C::Volume(V::Prune(args)) => volume::prune(args, &store()?),
         C::Version(args) => system::version(args),
         C::Info(args) => system::info(args, &store()?),
         C::Doctor(args) => doctor::doctor(args, &store()?),

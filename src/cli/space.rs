@@ -13,7 +13,7 @@ use super::job::{self, Work};
 use super::output::{self, Columns, Row};
 use super::progress::say;
 use super::ps::say_damaged;
-use super::{images, prompt};
+use super::{images, prompt, volume};
 use crate::cgroup::place;
 use crate::container::lifecycle::{self, Force, Volumes};
 use crate::container::record::Record;
@@ -44,6 +44,10 @@ pub struct ImagePruneArgs {
 pub struct PruneArgs {
     #[command(flatten)]
     pub images: ImagePruneArgs,
+
+    /// Remove volumes without a name that no container has, too
+    #[arg(long)]
+    pub volumes: bool,
 }
 
 /// The flags of `rl system df`.
@@ -95,7 +99,8 @@ pub fn prune_images(args: &ImagePruneArgs, store: &Store) -> Result<u8> {
     all_of(failures)
 }
 
-fn report(out: &mut dyn std::io::Write, head: &str, lines: &[String]) -> Result<()> {
+/// A list of what was removed, when there is any.
+pub fn report(out: &mut dyn std::io::Write, head: &str, lines: &[String]) -> Result<()> {
     if !lines.is_empty() {
         writeln!(out, "{head}")?;
         for line in lines {
@@ -171,25 +176,38 @@ fn remove_images(
     Ok((lines, before.saturating_sub(after), failures))
 }
 
-/// `rl system prune`: containers that do not run, then images.
+/// `rl system prune`: containers that do not run, then volumes when that is wished, then images.
 pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
-    let args = &args.images;
+    let (args, with_volumes) = (&args.images, args.volumes);
     let filters = Filter::parse_all(&args.filter)?;
     let what = if args.all {
         "all images without at least one container associated to them"
     } else {
         "all dangling images"
     };
-    let warning = format!("This will remove:\n  - all stopped containers\n  - {what}\n");
+    let volumes = if with_volumes {
+        "  - all anonymous volumes not used by at least one container\n"
+    } else {
+        ""
+    };
+    let warning = format!("This will remove:\n  - all stopped containers\n{volumes}  - {what}\n");
     if !agreed(args.force, &warning)? {
         return Ok(0);
     }
     let (containers, bytes, mut failures) = container::remove_stopped(&filters, store)?;
     place::sweep(place::IDLE);
+    let (volumes, of_volumes, failed) = if with_volumes {
+        volume::remove_unused(false, &filters, store)?
+    } else {
+        Default::default()
+    };
+    failures.extend(failed);
     let (images, more, failed) = remove_images(args.all, &filters, store)?;
     failures.extend(failed);
+    let bytes = bytes + of_volumes;
     let mut out = output::stdout();
     report(&mut out, "Deleted Containers:", &containers)?;
+    report(&mut out, "Deleted Volumes:", &volumes)?;
     report(&mut out, "Deleted Images:", &images)?;
     writeln!(out, "Total reclaimed space: {}", output::size(bytes + more))?;
     out.flush()?;

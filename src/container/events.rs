@@ -39,6 +39,8 @@ pub enum Kind {
     Image,
     /// A named network.
     Network,
+    /// A volume.
+    Volume,
 }
 
 impl Kind {
@@ -47,6 +49,7 @@ impl Kind {
             Kind::Container => "container",
             Kind::Image => "image",
             Kind::Network => "network",
+            Kind::Volume => "volume",
         }
     }
 }
@@ -102,6 +105,17 @@ impl Event {
             attributes: attributes
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
+        }
+    }
+
+    /// An event of a volume.
+    #[must_use]
+    pub fn volume(action: impl Into<String>, name: &str) -> Self {
+        Self {
+            kind: Kind::Volume,
+            action: action.into(),
+            id: name.to_owned(),
+            attributes: BTreeMap::from([("driver".to_owned(), "local".to_owned())]),
         }
     }
 

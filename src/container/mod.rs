@@ -25,6 +25,7 @@ pub mod state;
 pub mod tree;
 pub mod usage;
 pub mod view;
+pub mod volumes;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -318,23 +319,6 @@ fn name_volumes(spec: &mut ContainerSpec) {
     }
 }
 
-/// The directories of the volumes that the spec names, made where they are missing.
-fn make_volumes(store: &Store, spec: &ContainerSpec) -> Result<Vec<(String, PathBuf)>> {
-    let mut volumes = Vec::new();
-    for mount in &spec.mounts {
-        if let MountSource::Volume { volume, .. } = &mount.source {
-            let path = store.volume_data(volume);
-            if !path.is_dir() {
-                store.make(&path)?;
-                rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755))
-                    .with_context(|| format!("opening `{}`", path.display()))?;
-            }
-            volumes.push((volume.clone(), path));
-        }
-    }
-    Ok(volumes)
-}
-
 /// Everything pid 1 has to know, for one start.
 fn order(
     record: &Record,
@@ -361,7 +345,7 @@ fn order(
         emulation,
         has_tty_group: plan.has_gid(5),
         etc,
-        volumes: make_volumes(store, &spec)?,
+        volumes: volumes::make_all(store, &spec)?,
         raise_loopback: machine.network.is_private(),
         soft_sysctls: if machine.network.is_private() {
             network_sysctls(&spec, plan)

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::disk_error;
 use super::state::State;
+use super::{disk_error, volumes};
 use crate::cgroup::{self, Group};
-use crate::error::Fail;
+use crate::error::{self, Fail, Kind};
 use crate::idmap::{Helpers, Plan};
 use crate::paths;
 use crate::paths::Store;
@@ -336,10 +336,10 @@ impl Record {
         helpers: Option<&Helpers>,
     ) -> Result<()> {
         for name in anonymous_volumes(spec) {
-            // Docker's and ours: one that was never used was never made.
-            let volume = self.store.volumes().join(name);
-            if volume.exists() {
-                remove_dir(&volume, plan, helpers)?;
+            match volumes::remove(&self.store, &name, Some(&self.id), plan, helpers) {
+                // Docker's and ours: one that was never used was never made. Another container may use it by name.
+                Err(error) if matches!(error::kind(&error), Kind::NotFound | Kind::Conflict) => {}
+                done => done?,
             }
         }
         Ok(())

@@ -51,6 +51,7 @@ mod stats;
 mod survive;
 mod terminal;
 mod tidy;
+mod volumes;
 
 /// A file that is not listed above is never compiled, and its tests never run.
 #[test]

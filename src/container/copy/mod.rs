@@ -166,7 +166,7 @@ fn stopped(record: &Record, spec: ContainerSpec, lock: Lock) -> Result<Reach> {
         mounting: Some(Mounting {
             root,
             driver,
-            volumes: super::make_volumes(record.store(), &spec)?,
+            volumes: super::volumes::make_all(record.store(), &spec)?,
             spec,
         }),
         available,
