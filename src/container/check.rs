@@ -21,8 +21,8 @@ use crate::cgroup::place;
 use crate::error;
 use crate::idmap::{self, Available};
 use crate::image::reference::Digest;
-use crate::image::scratch;
 use crate::image::store::Images;
+use crate::image::{partial, scratch};
 use crate::paths::{self, Store};
 use crate::spec::{ContainerSpec, Rootfs, UserNs};
 use crate::sys;
@@ -419,6 +419,7 @@ fn is_young(path: &Path) -> bool {
 fn is_ours(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str());
     matches!(ending, Some("lock" | "new" | "removed" | "container"))
+        || partial::is_part(&file_name(path))
         || path
             .with_file_name(format!("{}.lock", file_name(path)))
             .exists()
@@ -446,6 +447,9 @@ fn is_litter(store: &Store, path: &Path) -> bool {
     }
     if name.ends_with(".lock") {
         return !is_held(path);
+    }
+    if partial::is_part(&name) {
+        return partial::is_old(path) && !is_held(path);
     }
     let lock = path.with_file_name(format!("{name}.lock"));
     !is_held(&lock)

@@ -6,7 +6,7 @@
 //! pull archive                           from a registry, from a file → the store
 //! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
-//! store scratch                          what is here, and what is being made
+//! store scratch partial                  what is here, what is being made, what broke off
 //! squash                                 a file that is run as it is
 //! ```
 //!
@@ -16,6 +16,7 @@
 //! images/{oci-layout,index.json,blobs/sha256/HEX,lock}   an OCI image layout
 //! layers/HEX/{fs/,layer.json}                            unpacked, HEX from the DiffID
 //! tmp/NAME{.lock,/}                                      work; litter when nobody holds the lock
+//! tmp/HEX.part                                           the beginning of a blob, see [`partial`]
 //! ```
 
 pub mod archive;
@@ -30,6 +31,7 @@ pub mod login;
 pub mod manifest;
 pub mod pack;
 pub mod parallel;
+pub mod partial;
 pub mod platform;
 mod program;
 pub mod pull;

@@ -42,6 +42,7 @@ mod networks;
 mod ports;
 mod ps;
 mod push;
+mod resume;
 mod run;
 mod save;
 mod security;

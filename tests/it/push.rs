@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::host::Need;
 use crate::support::image::{Compression, Image, Layer};
-use crate::support::registry::Cutter;
+use crate::support::registry::Line;
 use crate::support::{Home, registry};
 
 /// What skopeo finds at the registry, byte for byte.
@@ -123,12 +123,12 @@ fn an_upload_over_a_line_that_is_cut_arrives_whole() {
     let layer = Layer::new().file("noise", 0o644, noise);
     home.load(&Image::on_busybox(vec![layer]), "noise");
     let name = registry::fresh_name(&home);
-    let cutter = Cutter::start(&registry::plain(), 1 << 20, 2);
+    let cutter = Line::cut(&registry::plain(), 1 << 20, 2);
     let through = name.replace(&registry::plain(), &cutter.address().to_string());
     home.rl("push noise").arg(&through).ok();
     assert!(cutter.is_done());
     // And back again over such a line, into another home.
-    let cutter = Cutter::start(&registry::plain(), 1 << 20, 3);
+    let cutter = Line::cut(&registry::plain(), 1 << 20, 3);
     let through = name.replace(&registry::plain(), &cutter.address().to_string());
     let other = Home::new();
     other.rl("pull").arg(&through).ok();

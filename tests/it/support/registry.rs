@@ -214,37 +214,62 @@ impl State {
     }
 }
 
-/// A line to a server that is cut, as a bad network does.
+/// A line to a server that is cut, stands still, and is metered, as one may wish.
 #[derive(Debug)]
-pub struct Cutter {
+pub struct Line {
     address: SocketAddr,
-    cuts: Arc<AtomicU64>,
+    rules: Arc<Rules>,
 }
 
-impl Cutter {
+#[derive(Debug)]
+struct Rules {
+    /// A connection that passes more one way is cut, or stands still.
+    limit: AtomicU64,
+    /// How often that still happens.
+    left: AtomicU64,
+    stalls: bool,
+    /// From the server, on all connections.
+    received: AtomicU64,
+}
+
+impl Line {
     /// Passes everything on to `target`, but ends a connection as soon as more than `limit` bytes went one way,
     /// the first `cuts` times that happens.
-    pub fn start(target: &str, limit: u64, cuts: u64) -> Self {
+    pub fn cut(target: &str, limit: u64, cuts: u64) -> Self {
+        Self::start(target, limit, cuts, false)
+    }
+
+    /// Passes everything on to `target`, but no more than `limit` bytes of a connection, which stays open.
+    pub fn stalled(target: &str, limit: u64) -> Self {
+        Self::start(target, limit, u64::MAX, true)
+    }
+
+    fn start(target: &str, limit: u64, left: u64, stalls: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let left = Arc::new(AtomicU64::new(cuts));
-        let cutter = Self {
+        let rules = Arc::new(Rules {
+            limit: AtomicU64::new(limit),
+            left: AtomicU64::new(left),
+            stalls,
+            received: AtomicU64::new(0),
+        });
+        let line = Self {
             address,
-            cuts: Arc::clone(&left),
+            rules: Arc::clone(&rules),
         };
         let target = target.to_owned();
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
                 let server = TcpStream::connect(&target).unwrap();
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let left = Arc::clone(&left);
-                    std::thread::spawn(move || pass_on(from, to, limit, &left));
+                    let rules = Arc::clone(&rules);
+                    std::thread::spawn(move || rules.pass_on(from, to, is_answer));
                 }
             }
         });
-        cutter
+        line
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -253,29 +278,50 @@ impl Cutter {
 
     /// Whether all cuts were made.
     pub fn is_done(&self) -> bool {
-        self.cuts.load(Ordering::SeqCst) == 0
+        self.rules.left.load(Ordering::SeqCst) == 0
+    }
+
+    /// A good line from now on. Returns the bytes that came from the server until then.
+    pub fn mend(&self) -> u64 {
+        self.rules.limit.store(u64::MAX, Ordering::SeqCst);
+        self.rules.received.swap(0, Ordering::SeqCst)
+    }
+
+    /// The bytes that came from the server.
+    pub fn received(&self) -> u64 {
+        self.rules.received.load(Ordering::SeqCst)
     }
 }
 
-fn pass_on(mut from: TcpStream, mut to: TcpStream, limit: u64, cuts: &AtomicU64) {
-    use std::io::Read as _;
-    let mut passed = 0;
-    let mut buffer = [0; 16_384];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        passed += count as u64;
-        let one_less = |left: u64| left.checked_sub(1);
-        if passed > limit
-            && cuts
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
-                .is_ok()
-        {
-            break;
+impl Rules {
+    fn pass_on(&self, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
+        use std::io::Read as _;
+        let mut passed = 0;
+        let mut buffer = [0; 16_384];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            passed += count as u64;
+            if is_answer {
+                self.received.fetch_add(count as u64, Ordering::SeqCst);
+            }
+            let one_less = |left: u64| left.checked_sub(1);
+            if passed > self.limit.load(Ordering::SeqCst)
+                && self
+                    .left
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+                    .is_ok()
+            {
+                if self.stalls {
+                    // Until the client goes.
+                    let _ = to.read(&mut buffer);
+                }
+                break;
+            }
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
         }
-        if to.write_all(&buffer[..count]).is_err() {
-            break;
-        }
+        // The other side may be gone already.
+        let _ = from.shutdown(std::net::Shutdown::Both);
+        let _ = to.shutdown(std::net::Shutdown::Both);
     }
-    // The other side may be gone already.
-    let _ = from.shutdown(std::net::Shutdown::Both);
-    let _ = to.shutdown(std::net::Shutdown::Both);
 }
