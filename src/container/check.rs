@@ -20,6 +20,7 @@ use super::state::{State, Status};
 use crate::cgroup::place;
 use crate::error;
 use crate::idmap::{self, Available};
+use crate::image::list::Lists;
 use crate::image::reference::Digest;
 use crate::image::store::Images;
 use crate::image::{partial, scratch};
@@ -358,6 +359,14 @@ impl Check<'_> {
                     format!("rl pull {name}"),
                 );
             }
+        }
+        match Lists::open(self.store).each() {
+            Ok(lists) => {
+                for error in lists.into_iter().filter_map(|(_, list)| list.err()) {
+                    self.find(said(&error), "remove the file, and make the list again");
+                }
+            }
+            Err(error) => self.find(said(&error), "see what is wrong with the disk"),
         }
         if self.how.is_quick {
             return;

@@ -4,6 +4,7 @@
 //! reference platform manifest config     what images are, as pure data
 //! auth login resolver registr{y,ies}           how they come over the network
 //! pull archive                           from a registry, from a file → the store
+//! list                                   several images under one name
 //! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
 //! store scratch partial                  what is here, what is being made, what broke off
@@ -27,6 +28,7 @@ pub mod config;
 pub mod entries;
 pub mod ingest;
 pub mod layer;
+pub mod list;
 pub mod login;
 pub mod manifest;
 pub mod pack;

@@ -148,7 +148,10 @@ fn pull_from(
 }
 
 /// The image's configuration, with its digest checked.
-fn read_config(client: &Client, repository: &str, wanted: &Descriptor) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// The registry's; `Corrupt`.
+pub fn read_config(client: &Client, repository: &str, wanted: &Descriptor) -> Result<Vec<u8>> {
     let registry = Registry { client, repository };
     let mut bytes = Vec::new();
     registry
@@ -170,9 +173,12 @@ fn read_config(client: &Client, repository: &str, wanted: &Descriptor) -> Result
 }
 
 /// The blobs of one repository.
-struct Registry<'c> {
-    client: &'c Client,
-    repository: &'c str,
+#[derive(Debug)]
+pub struct Registry<'c> {
+    /// The registry.
+    pub client: &'c Client,
+    /// Its name there.
+    pub repository: &'c str,
 }
 
 impl Source for Registry<'_> {

@@ -45,13 +45,14 @@ const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
 const MAX_INDEX: u64 = 64 << 20;
 /// Everything below the store's root.
-const STORED: [&str; 9] = [
+const STORED: [&str; 10] = [
     "containers",
     "names",
     "volumes",
     "networks",
     "layers",
     "images",
+    "manifests",
     "tmp",
     "events.jsonl",
     "events.jsonl.1",

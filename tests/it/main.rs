@@ -33,6 +33,7 @@ mod images;
 mod life;
 mod limit;
 mod logs;
+mod manifests;
 mod manual;
 mod mounts;
 mod namespaces;
