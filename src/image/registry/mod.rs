@@ -51,6 +51,10 @@ pub struct ClientOptions {
     pub insecure: Vec<String>,
     /// Files with logins, see [`auth::files`].
     pub auth_files: Vec<PathBuf>,
+    /// Helpers in place of those files, see [`auth::find_in`].
+    pub helpers: Vec<String>,
+    /// The directory with certificates, in place of the usual ones.
+    pub cert_dir: Option<PathBuf>,
     /// A login that was given with the command, in place of those in files.
     pub login: Option<auth::Login>,
     /// Ways out.
@@ -68,6 +72,7 @@ impl ClientOptions {
     /// Those of [`Registries::load`].
     pub fn from_environment() -> Result<Self> {
         let insecure = std::env::var("RL_INSECURE_REGISTRIES").unwrap_or_default(); // none are named
+        let registries = Registries::load()?;
         Ok(Self {
             insecure: insecure
                 .split([',', ' '])
@@ -75,10 +80,12 @@ impl ClientOptions {
                 .map(str::to_ascii_lowercase)
                 .collect(),
             auth_files: auth::files(),
+            helpers: registries.credential_helpers().to_vec(),
+            cert_dir: None,
             login: None,
             proxies: Proxies::from_environment(),
             patience: Patience::default(),
-            registries: Registries::load()?,
+            registries,
         })
     }
 }
@@ -194,6 +201,7 @@ pub struct Client {
     /// The server that has the API, with its port.
     host: String,
     auth_files: Vec<PathBuf>,
+    helpers: Vec<String>,
     login: Option<auth::Login>,
     patience: Patience,
     transport: Transport,
@@ -278,9 +286,10 @@ impl Client {
             registry: registry.to_owned(),
             host: host.to_owned(),
             auth_files: options.auth_files,
+            helpers: options.helpers,
             login: options.login,
             patience: options.patience,
-            transport: Transport::new(registry, insecure, options.proxies),
+            transport: Transport::new(registry, insecure, options.proxies, options.cert_dir),
             scheme: Mutex::new(None),
             passes: Mutex::default(),
             notes: Mutex::default(),
@@ -559,7 +568,7 @@ impl Client {
                 source: "the command line".to_owned(),
             }));
         }
-        match auth::find(&self.auth_files, &self.registry, repository)? {
+        match auth::find_in(&self.helpers, &self.auth_files, &self.registry, repository)? {
             auth::Found::Login(credentials) => Ok(Some(credentials)),
             auth::Found::Nothing => Ok(None),
             auth::Found::OutOfReach(why) => {

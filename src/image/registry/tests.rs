@@ -121,6 +121,8 @@ fn options(auth_files: Vec<PathBuf>) -> ClientOptions {
     ClientOptions {
         insecure: Vec::new(),
         auth_files,
+        helpers: Vec::new(),
+        cert_dir: None,
         login: None,
         proxies: Proxies::default(),
         patience: Patience {
@@ -547,7 +549,7 @@ fn nobody_at_the_port_is_told_at_once() {
 fn plain_http_from_a_registry_that_must_have_tls_is_told() {
     // A name that is this machine, but not by its name.
     let server = Server::start(|_| reply("200 OK", "", b"{}"));
-    let transport = Transport::new("registry.example", false, Proxies::default());
+    let transport = Transport::new("registry.example", false, Proxies::default(), None);
     let uri: Uri = format!("https://{}/v2/", server.address).parse().unwrap();
     assert!(!transport.speaks_tls(&uri).unwrap());
     let plain: Uri = format!("http://{}/v2/", server.address).parse().unwrap();
