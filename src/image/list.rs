@@ -17,10 +17,12 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::attached;
 use super::config::ImageConfig;
 use super::ingest::{self, Expected, Progress};
 use super::manifest::{self, Descriptor, Document, Format, Manifest};
 use super::platform::Platform;
+use super::policy::{Origin, Policy};
 use super::pull::{self, Registry, Source as _};
 use super::push::{Outgoing, Pushed, Shipment, neighbours};
 use super::reference::{Digest, Reference};
@@ -612,6 +614,10 @@ fn push_image(
                 ..name.clone()
             };
             let (client, repository, _) = remote(&by_digest, &(how.client)(name)?)?;
+            let digest = &entry.descriptor.digest;
+            Policy::load()?.check(&Origin::Registry(name), Some(digest), &|| {
+                attached::signatures(&client, &repository, name, digest)
+            })?;
             Some((client, repository, Scratch::unique(store, "list")?))
         }
     };

@@ -4,6 +4,7 @@
 //! reference platform manifest config     what images are, as pure data
 //! auth login resolver registr{y,ies}           how they come over the network
 //! pull archive                           from a registry, from a file → the store
+//! policy attached signature              which of them may be had, and who says so
 //! list                                   several images under one name
 //! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
@@ -21,6 +22,7 @@
 //! ```
 
 pub mod archive;
+pub mod attached;
 pub mod auth;
 pub mod changes;
 pub mod commit;
@@ -35,6 +37,7 @@ pub mod pack;
 pub mod parallel;
 pub mod partial;
 pub mod platform;
+pub mod policy;
 mod program;
 pub mod pull;
 pub mod push;
@@ -44,6 +47,7 @@ pub mod registry;
 pub mod resolver;
 pub mod save;
 pub mod scratch;
+pub mod signature;
 pub mod space;
 pub mod squash;
 pub mod store;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::attached;
 use super::config::ImageConfig;
 use super::ingest::{self, Expected, LayerProgress, Phase, Progress};
 use super::layer::Ids;
@@ -15,6 +16,7 @@ use super::manifest::{self, Descriptor, Document};
 use super::parallel;
 use super::partial::Part;
 use super::platform::Platform;
+use super::policy::{Origin, Policy};
 use super::reference::{Digest, Reference};
 use super::registry::{BlobBody, Client, ClientOptions, Wanted, is_resumable};
 use super::scratch::{self, Scratch};
@@ -111,6 +113,9 @@ fn pull_from(
             }
         }
     };
+    Policy::load()?.check(&Origin::Registry(reference), Some(&fetched.digest), &|| {
+        attached::signatures(client, repository, reference, &fetched.digest)
+    })?;
     let images = Images::open(store);
     // A newer name for an image that is here needs nothing but its manifest.
     let config_bytes = match images.read_blob(&manifest.config.digest) {

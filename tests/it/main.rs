@@ -40,6 +40,7 @@ mod namespaces;
 mod nettraffic;
 mod network;
 mod networks;
+mod policy;
 mod ports;
 mod ps;
 mod push;

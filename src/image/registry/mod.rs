@@ -6,6 +6,7 @@
 //! Source: OCI distribution specification, "Pull"; docker's token authentication specification.
 
 mod body;
+mod file;
 mod listing;
 mod proxy;
 mod token;
