@@ -101,6 +101,8 @@ pub struct Patience {
     pub first_pause: Duration,
     /// No attempt begins later than this.
     pub total: Duration,
+    /// How long a server may send next to nothing of a blob.
+    pub idle: Duration,
 }
 
 impl Default for Patience {
@@ -109,6 +111,7 @@ impl Default for Patience {
             attempts: 6,
             first_pause: Duration::from_millis(500),
             total: Duration::from_secs(90),
+            idle: transport::IDLE_LIMIT,
         }
     }
 }
@@ -399,7 +402,7 @@ impl Client {
         }
         Ok(BlobStream {
             offset: begins,
-            body: BlobBody::new(body, remaining, host),
+            body: BlobBody::new(body, remaining, host, self.patience.idle),
         })
     }
 

@@ -129,6 +129,7 @@ fn options(auth_files: Vec<PathBuf>) -> ClientOptions {
             attempts: 3,
             first_pause: Duration::from_millis(1),
             total: Duration::from_secs(20),
+            idle: Duration::from_millis(300),
         },
         registries: Registries::default(),
     }
@@ -514,6 +515,32 @@ fn a_blob_has_exactly_its_size_or_is_an_error() {
     }
     let stream = server.client().blob("open", &blob(5), 0).unwrap();
     assert_eq!(all(stream).unwrap(), b"01234");
+}
+
+/// A byte now and then keeps nobody waiting for ever.
+#[test]
+fn a_server_that_drips_is_as_good_as_silent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+                let mut sent = stream.write_all(head);
+                while sent.is_ok() {
+                    std::thread::sleep(Duration::from_millis(20));
+                    sent = stream.write_all(b".");
+                }
+            });
+        }
+    });
+    let client = client(&address, Vec::new());
+    *lock(&client.scheme) = Some("http");
+    let error = all(client.blob("r", &blob(1_000_000), 0).unwrap()).expect_err("it drips");
+    assert!(is_resumable(&error), "{error}");
+    assert!(error.to_string().contains("next to nothing"), "{error}");
 }
 
 #[test]

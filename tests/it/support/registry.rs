@@ -73,6 +73,10 @@ struct State {
     /// Paths that end in this break off in the middle, once.
     break_off: Mutex<Option<String>>,
     sent: AtomicU64,
+    /// What the path answers after its first answer.
+    then: Mutex<HashMap<String, Answer>>,
+    /// All that was asked, in small letters.
+    heads: Mutex<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -155,6 +159,36 @@ impl Liar {
         );
     }
 
+    /// Once what the path has now was answered, it leads elsewhere.
+    pub fn then_redirect(&self, path: &str, to: &str) {
+        let answer = Answer {
+            head: format!("HTTP/1.1 307 X\r\nLocation: {to}\r\n"),
+            body: Vec::new(),
+            length: 0,
+        };
+        let mut then = self.state.then.lock().unwrap();
+        then.insert(path.to_owned(), answer);
+    }
+
+    /// The header fields of all requests, in small letters.
+    pub fn heads(&self) -> String {
+        self.state.heads.lock().unwrap().clone()
+    }
+
+    /// As [`Liar::endless`], but nobody is told how long.
+    pub fn chunked(&self, path: &str, length: u64) {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/vnd.oci.image.manifest.v1+json\r\n";
+        // A chunk of 65,536 bytes.
+        let chunk = [&b"10000\r\n"[..], &[b' '; 65_536], b"\r\n"].concat();
+        self.set(path, head.to_owned(), &chunk, length);
+    }
+
+    /// An answer with header fields of one's own, each with its end of line.
+    pub fn answer_with(&self, path: &str, head: &str, body: &[u8]) {
+        let head = format!("HTTP/1.1 {head}");
+        self.set(path, head, body, body.len() as u64);
+    }
+
     /// The next answers for a path that ends in `end` stop in the middle of their bodies.
     pub fn break_off(&self, end: &str) {
         *self.state.break_off.lock().unwrap() = Some(end.to_owned());
@@ -167,9 +201,13 @@ impl State {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         let request = lines.next().transpose()?.unwrap_or_default();
         for line in lines {
-            if line?.is_empty() {
+            let line = line?;
+            if line.is_empty() {
                 break;
             }
+            let mut heads = self.heads.lock().unwrap();
+            heads.push_str(&line.to_lowercase());
+            heads.push('\n');
         }
         let mut words = request.split(' ');
         let method = words.next().unwrap_or_default();
@@ -180,6 +218,9 @@ impl State {
             .next()
             .unwrap_or_default();
         let known = self.answers.lock().unwrap().get(path).cloned();
+        if let Some(next) = self.then.lock().unwrap().remove(path) {
+            self.answers.lock().unwrap().insert(path.to_owned(), next);
+        }
         let answer = known.unwrap_or_else(|| Answer {
             head: "HTTP/1.1 404 X\r\nContent-Type: application/json\r\n".to_owned(),
             body: b"{\"errors\":[{\"code\":\"NAME_UNKNOWN\",\"message\":\"unknown\"}]}".to_vec(),
@@ -192,11 +233,11 @@ impl State {
             .as_ref()
             .is_some_and(|end| path.ends_with(end));
         let mut stream = stream;
-        write!(
-            stream,
-            "{}Content-Length: {}\r\nConnection: close\r\n\r\n",
-            answer.head, answer.length
-        )?;
+        let length = match answer.head.contains("Transfer-Encoding") {
+            true => String::new(),
+            false => format!("Content-Length: {}\r\n", answer.length),
+        };
+        write!(stream, "{}{length}Connection: close\r\n\r\n", answer.head)?;
         let mut left = match (method, breaks) {
             ("HEAD", _) => 0,
             (_, true) => answer.length / 2,
