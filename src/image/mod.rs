@@ -15,7 +15,7 @@
 //! On disk (see [`store`], [`scratch`] and `paths`):
 //!
 //! ```text
-//! images/{oci-layout,index.json,blobs/sha256/HEX,lock}   an OCI image layout
+//! images/{oci-layout,index.json,blobs/sha256/HEX,lock}   an OCI image layout; `reserve` beside it
 //! layers/HEX/{fs/,layer.json}                            unpacked, HEX from the DiffID
 //! tmp/NAME{.lock,/}                                      work; litter when nobody holds the lock
 //! tmp/HEX.part                                           the beginning of a blob, see [`partial`]
@@ -44,6 +44,7 @@ pub mod push;
 pub mod reference;
 pub mod registries;
 pub mod registry;
+pub mod reserve;
 pub mod resolver;
 pub mod save;
 pub mod scratch;

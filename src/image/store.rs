@@ -695,7 +695,7 @@ impl Images {
     fn write_index(&self, index: &Index) -> Result<()> {
         let path = self.index_path();
         let text = serde_json::to_vec_pretty(index).context("writing the list of images")?;
-        sys::fs::write_atomically(&path, &self.aside(), &text)
+        super::reserve::write(&path, &self.aside(), &text)
             .with_context(|| format!("writing `{}`", path.display()))
     }
 

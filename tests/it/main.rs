@@ -30,6 +30,7 @@ mod exec;
 mod health;
 mod ids;
 mod images;
+mod killed;
 mod liars;
 mod life;
 mod limit;
