@@ -4,8 +4,10 @@ use std::io::Write as _;
 
 use anyhow::Result;
 
+use super::job::{self, Work};
 use super::output;
-use crate::container::check::{self, How};
+use crate::container::check;
+use crate::image::verify::{Finding, How};
 use crate::paths::Store;
 
 /// The flags of `rl system check`.
@@ -15,7 +17,7 @@ pub struct CheckArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Do not read the files of images: compare no digest
+    /// Do not read the layers of images: compare no digest and no file of theirs
     #[arg(short, long)]
     pub quick: bool,
 
@@ -26,13 +28,19 @@ pub struct CheckArgs {
 
 /// `rl system check`: 0 when all is well, 1 when something is wrong and stays so.
 pub fn check(args: &CheckArgs, store: &Store) -> Result<u8> {
-    let findings = check::all(
-        store,
-        How {
-            is_quick: args.quick,
-            repairs: args.repair,
-        },
-    )?;
+    let how = How {
+        is_quick: args.quick,
+        repairs: args.repair,
+    };
+    let mut findings = check::all(store, how)?;
+    if store.images().exists() || store.layers().exists() {
+        findings.extend(job::ask::<Vec<Finding>>(
+            store,
+            "check",
+            true,
+            Work::Verify { how },
+        )?);
+    }
     let mut out = output::stdout();
     if args.json {
         serde_json::to_writer(&mut out, &findings)?;

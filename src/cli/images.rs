@@ -8,10 +8,12 @@ use anyhow::Result;
 use jiff::Timestamp;
 
 use super::output::{self, Columns, Row};
+use super::progress::say;
 use super::run::values::glob;
 use crate::error::Fail;
 use crate::image::reference::Reference;
 use crate::image::store::{Images, StoredImage};
+use crate::image::verify;
 use crate::paths::Store;
 
 /// The flags of `rl images`.
@@ -68,10 +70,25 @@ const WITH_DIGESTS: Columns = Columns {
     shown: &["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"],
 };
 
+/// All images; of those that cannot be read, one line each for the user.
+///
+/// # Errors
+/// When the list itself is damaged.
+pub fn readable(images: &Images) -> Result<Vec<StoredImage>> {
+    let (readable, damaged) = images.list()?;
+    for (name, error) in damaged {
+        say(&format!(
+            "rl: image {name}: {}: skipped",
+            verify::said(&error)
+        ));
+    }
+    Ok(readable)
+}
+
 /// `rl images`.
 pub fn list(args: &ListArgs, store: &Store) -> Result<u8> {
     let images = Images::open(store);
-    let mut all = images.list()?;
+    let mut all = readable(&images)?;
     // Newest first, as docker; the order of the store otherwise.
     all.sort_by_key(|image| std::cmp::Reverse(created(image)));
     let filters = args

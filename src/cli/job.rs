@@ -16,7 +16,7 @@ use crate::container::copy::receive::{Owners, Shape};
 use crate::container::copy::send::LastLink;
 use crate::container::copy::{Mounted, Mounting};
 use crate::container::diff::{self, Place};
-use crate::container::{self, usage};
+use crate::container::{self, check, usage};
 use crate::image::archive::{self, ImportOptions};
 use crate::image::commit::{self, Recipe};
 use crate::image::ingest::Progress;
@@ -24,7 +24,9 @@ use crate::image::layer::Ids;
 use crate::image::platform::Platform;
 use crate::image::pull::{self, PullRequest};
 use crate::image::reference::{Digest, Reference};
+use crate::image::space::Part;
 use crate::image::store::{Force, Images, Removed};
+use crate::image::verify;
 use crate::paths::Store;
 
 /// What is to be done.
@@ -123,6 +125,13 @@ pub enum Work {
     },
     /// Removes all that `rl` keeps; answered by nothing.
     Reset,
+    /// Looks whether images are whole; answered by a list of [`verify::Finding`].
+    Verify {
+        /// How much, and whether to repair.
+        how: verify::How,
+    },
+    /// Removes what no image and no container needs; answered by a list of lines for standard output.
+    Unused,
     /// Answered by a list of lines for standard output.
     Remove {
         /// A name or id.
@@ -152,7 +161,10 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
     work: Work,
 ) -> Result<T> {
     // Whose the files are makes no difference to their removal.
-    let concerns_owners = !matches!(work, Work::Remove { .. } | Work::Reset);
+    let concerns_owners = !matches!(
+        work,
+        Work::Remove { .. } | Work::Reset | Work::Verify { .. } | Work::Unused
+    );
     let request = |ids| {
         let request = Request {
             store: store.root().to_owned(),
@@ -283,6 +295,25 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
         Work::Reset => {
             Images::open(&store).reset()?;
             serde_json::to_string(&())
+        }
+        Work::Verify { how } => {
+            let findings = verify::images(&verify::Asked {
+                store: &store,
+                how,
+                ids,
+                used: &usage::all(&store)?,
+                standing: &|diff_id| check::standing_on(&store, diff_id),
+                client: &|reference| Settings::default().client(&reference.to_string()),
+            })?;
+            serde_json::to_string(&findings)
+        }
+        Work::Unused => {
+            let parts = Images::open(&store).remove_all_unused(&usage::all(&store)?)?;
+            let trees = parts.into_iter().filter_map(|part| match part {
+                Part::Tree(digest) => Some(format!("deleted: {digest}")),
+                Part::Blob(_) => None,
+            });
+            serde_json::to_string(&trees.collect::<Vec<_>>())
         }
         Work::Remove { image, force } => {
             let force = if force { Force::Yes } else { Force::No };

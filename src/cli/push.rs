@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use super::image::no_image;
+use super::images::readable;
 use super::output;
 use super::progress::{self, Verb, say};
 use super::registry::RegistryFlags;
@@ -140,7 +141,7 @@ fn all_tags(images: &Images, text: &str) -> Result<Vec<(StoredImage, Reference)>
         return Err(Fail::usage("--all-tags takes a name without a tag").into());
     }
     let mut found = Vec::new();
-    for image in images.list()? {
+    for image in readable(images)? {
         for name in &image.names {
             if (&name.registry, &name.repository) == (&wanted.registry, &wanted.repository) {
                 found.push((image.clone(), name.clone()));

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::container::{self, Filter};
 use super::image::all_of;
+use super::images::readable;
 use super::job::{self, Work};
 use super::output::{self, Columns, Row};
 use super::progress::say;
@@ -115,7 +116,7 @@ fn remove_images(
     let used = usage::all(store)?;
     let before = Space::of(store)?.total();
     let (mut lines, mut failures) = (Vec::new(), Vec::new());
-    for image in Images::open(store).list()? {
+    for image in readable(&Images::open(store))? {
         let nameless = image.names.is_empty() && image.repo_digests.is_empty();
         let id = image.id.to_string();
         let wanted = (all || nameless)
@@ -161,6 +162,11 @@ fn remove_images(
                 Err(error) => failures.push(error),
             }
         }
+    }
+    // What a killed command has left is of no image, and has neither time nor label.
+    if filters.is_empty() {
+        let unused = job::ask::<Vec<String>>(store, "prune", true, Work::Unused);
+        lines.extend(unused?);
     }
     let after = Space::of(store)?.total();
     // Nobody waits for them any more who asks for space.
@@ -283,8 +289,7 @@ impl Usage {
     fn look(store: &Store) -> Result<Self> {
         let space = Space::of(store)?;
         let used = usage::all(store)?;
-        let images = Images::open(store)
-            .list()?
+        let images = readable(&Images::open(store))?
             .into_iter()
             .map(|image| {
                 let id = image.id.to_string();

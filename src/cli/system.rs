@@ -7,6 +7,7 @@ use std::io::Write as _;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::images::readable;
 use super::output;
 use crate::container::measure::Machine;
 use crate::container::{describe, emulation};
@@ -107,7 +108,7 @@ fn facts(store: &Store) -> Result<Value> {
     let uname = rustix::system::uname();
     let info = rustix::system::sysinfo();
     let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
-    let images = Images::open(store).list()?;
+    let images = readable(&Images::open(store))?;
     let containers = count(&store.containers());
     Ok(json!({
         "ServerVersion": env!("CARGO_PKG_VERSION"),

@@ -1,10 +1,11 @@
-//! Whether all that a store has is whole and true: containers, names, leftovers, sockets, images.
+//! Whether all that a store has beside its images is whole and true: containers, names, leftovers, sockets. Its images are
+//! seen to by `image::verify`.
 //!
 //! Looks, and repairs on request what can be repaired without losing anything of the user's. What somebody is at work
 //! in is never a finding. Prints nothing.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,17 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::record::{self, Record};
 use super::state::{State, Status};
 use crate::cgroup::place;
-use crate::error;
 use crate::idmap::{self, Available};
 use crate::image::list::Lists;
 use crate::image::reference::Digest;
-use crate::image::store::Images;
+use crate::image::verify::{Finding, How, REPAIR, said};
 use crate::image::{partial, scratch};
 use crate::paths::{self, Store};
 use crate::spec::{ContainerSpec, Rootfs, UserNs};
@@ -31,25 +29,24 @@ use crate::sys;
 /// What is younger may be in the making: nobody has locked it yet.
 const YOUNG: Duration = Duration::from_secs(2);
 
-/// How much to look at, and whether to touch it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct How {
-    /// Files of images are not read: no digest is compared.
-    pub is_quick: bool,
-    /// Repair what can be.
-    pub repairs: bool,
-}
-
-/// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Finding {
-    /// What, and what is wrong with it.
-    pub problem: String,
-    /// What the user can do, or what `--repair` does.
-    pub remedy: String,
-    /// It was wrong, and is right now.
-    pub repaired: bool,
+/// The container that stands on this tree, if one does: one that runs, or that somebody is at work with now.
+#[must_use]
+pub fn standing_on(store: &Store, diff_id: &Digest) -> Option<String> {
+    let text = diff_id.to_string();
+    let records = Record::all(store).ok()?;
+    records.iter().find_map(|record| {
+        let spec = record.spec().ok()?;
+        let Rootfs::Layers { diff_ids } = &spec.rootfs else {
+            return None;
+        };
+        let runs = || {
+            record
+                .state()
+                .is_ok_and(|state| matches!(state.status, Status::Running | Status::Restarting))
+        };
+        let is_held = || matches!(record.try_lock(), Ok(None));
+        (diff_ids.contains(&text) && (is_held() || runs())).then_some(spec.name)
+    })
 }
 
 /// Looks at everything.
@@ -71,7 +68,7 @@ pub fn all(store: &Store, how: How) -> Result<Vec<Finding>> {
     }
     check.sockets();
     check.mounts();
-    check.images();
+    check.lists();
     Ok(check.findings)
 }
 
@@ -81,35 +78,15 @@ struct Check<'a> {
     findings: Vec<Finding>,
 }
 
-/// What `--repair` does, for the remedy.
-const REPAIR: &str = "rl system check --repair";
-
 impl Check<'_> {
     fn find(&mut self, problem: String, remedy: impl Into<String>) {
-        self.findings.push(Finding {
-            problem,
-            remedy: remedy.into(),
-            repaired: false,
-        });
+        self.findings.push(Finding::new(problem, remedy));
     }
 
     /// As [`Check::find`], for what can be repaired; what resists is said.
     fn mend(&mut self, problem: String, does: &str, repair: impl FnOnce() -> Result<()>) {
-        let mut finding = Finding {
-            problem,
-            remedy: format!("{does}: {REPAIR}"),
-            repaired: false,
-        };
-        if self.how.repairs {
-            match repair() {
-                Ok(()) => {
-                    does.clone_into(&mut finding.remedy);
-                    finding.repaired = true;
-                }
-                Err(error) => finding.problem = format!("{}; {error:#}", finding.problem),
-            }
-        }
-        self.findings.push(finding);
+        self.findings
+            .push(Finding::mend(self.how, problem, does, repair));
     }
 
     fn containers(&mut self) -> Result<()> {
@@ -141,7 +118,6 @@ impl Check<'_> {
                 }
             };
             self.state(&record, &spec, lock.is_some());
-            self.layers_of(&spec);
             let link = self.store.names().join(&spec.name);
             match std::fs::read_link(&link) {
                 Ok(id) if id.to_str() == Some(&record.id) => {}
@@ -190,36 +166,19 @@ impl Check<'_> {
                     state.status.word()
                 ),
                 "its end is written down",
-                || settled.write(&record.dir()),
+                || {
+                    settled.write(&record.dir())?;
+                    // We hold the lock: whoever listened there is dead.
+                    if let Ok(path) = paths::monitor_socket(&record.id) {
+                        let _ = std::fs::remove_file(path);
+                    }
+                    Ok(())
+                },
             );
         } else if is_free && settled.status == Status::Running {
             self.find(
                 format!("container `{name}`: its program runs, and nobody waits for it"),
                 format!("rl rm -f {name}"),
-            );
-        }
-    }
-
-    fn layers_of(&mut self, spec: &ContainerSpec) {
-        let Rootfs::Layers { diff_ids } = &spec.rootfs else {
-            return;
-        };
-        let images = Images::open(self.store);
-        let missing = diff_ids.iter().filter(|text| {
-            Digest::parse(text).is_ok_and(|diff_id| !images.layer_dir(&diff_id).join("fs").is_dir())
-        });
-        let count = missing.count();
-        if count > 0 {
-            let image = spec.image.as_ref().map(|image| image.reference.as_str());
-            self.find(
-                format!(
-                    "container `{}`: {count} layers of its image are missing",
-                    spec.name
-                ),
-                format!(
-                    "fetch the image again: rl pull {}",
-                    image.unwrap_or("IMAGE")
-                ),
             );
         }
     }
@@ -332,34 +291,8 @@ impl Check<'_> {
         }
     }
 
-    fn images(&mut self) {
-        let images = Images::open(self.store);
-        for (name, image) in match images.each() {
-            Ok(each) => each,
-            Err(error) => return self.find(said(&error), "pull or load the images again"),
-        } {
-            let image = match image {
-                Ok(image) => image,
-                Err(error) => {
-                    self.find(
-                        format!("image {name}: {}", said(&error)),
-                        format!("rl rmi {name}, and fetch it again"),
-                    );
-                    continue;
-                }
-            };
-            for diff_id in &image.config.rootfs.diff_ids {
-                let problem = match images.layer(diff_id) {
-                    Ok(Some(_)) if images.layer_dir(diff_id).join("fs").is_dir() => continue,
-                    Ok(_) => format!("layer {} is missing", short(diff_id.hex())),
-                    Err(error) => said(&error),
-                };
-                self.find(
-                    format!("image {name}: {problem}"),
-                    format!("rl pull {name}"),
-                );
-            }
-        }
+    /// Lists of images.
+    fn lists(&mut self) {
         match Lists::open(self.store).each() {
             Ok(lists) => {
                 for error in lists.into_iter().filter_map(|(_, list)| list.err()) {
@@ -368,34 +301,7 @@ impl Check<'_> {
             }
             Err(error) => self.find(said(&error), "see what is wrong with the disk"),
         }
-        if self.how.is_quick {
-            return;
-        }
-        for path in entries(&self.store.images().join("blobs/sha256")) {
-            match digest_of(&path) {
-                Ok(digest) if digest.hex() == file_name(&path) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {} // its image was removed meanwhile
-                Ok(_) => self.find(
-                    format!(
-                        "`{}` is damaged: its content is not what its name says",
-                        path.display()
-                    ),
-                    "remove the images that have it with `rl rmi`, and fetch them again",
-                ),
-                Err(error) => self.find(
-                    format!("`{}` cannot be read: {error}", path.display()),
-                    "see what is wrong with the disk",
-                ),
-            }
-        }
     }
-}
-
-/// The first line of an error as the user would see it.
-fn said(error: &anyhow::Error) -> String {
-    let text = error::report(error);
-    let line = text.lines().next().unwrap_or_default();
-    line.strip_prefix("rl: ").unwrap_or(line).to_owned()
 }
 
 fn short(id: &str) -> &str {
@@ -476,16 +382,4 @@ fn set_aside(record: &Record) -> Result<()> {
     state.exit_code = 137;
     state.error = Some("its state.json was damaged".to_owned());
     state.write(&record.dir())
-}
-
-fn digest_of(path: &Path) -> std::io::Result<Digest> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Digest::from_sha256(hasher.finalize().into())),
-            length => hasher.update(&buffer[..length]),
-        }
-    }
 }

@@ -13,6 +13,7 @@ mod foreground;
 pub mod group;
 pub mod health;
 pub mod lifecycle;
+pub mod logout;
 pub mod logs;
 pub mod measure;
 pub mod monitor;

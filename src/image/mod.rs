@@ -8,7 +8,8 @@
 //! list                                   several images under one name
 //! push save                              and out again
 //! ingest → layer → entries               one layer: bytes, digests, tar, tree
-//! store scratch partial                  what is here, what is being made, what broke off
+//! store unused scratch partial           what is here, what of it nobody needs, what is being made, what broke off
+//! verify                                 whether it is what its digests say
 //! squash                                 a file that is run as it is
 //! ```
 //!
@@ -52,6 +53,8 @@ pub mod signature;
 pub mod space;
 pub mod squash;
 pub mod store;
+mod unused;
+pub mod verify;
 
 /// Where the tree of an unpacked layer is, relative to the store's root.
 ///

@@ -177,6 +177,55 @@ pub fn read_config(client: &Client, repository: &str, wanted: &Descriptor) -> Re
     Ok(bytes)
 }
 
+/// Fetches one blob of an image, a manifest among them, from where `from` came from, into the new file `into`. It has its digest.
+///
+/// # Errors
+/// Those of the registry; `Corrupt` when it sends something else.
+pub fn fetch_blob(
+    from: &Reference,
+    blob: &Descriptor,
+    is_manifest: bool,
+    options: &ClientOptions,
+    into: &Path,
+) -> Result<()> {
+    let endpoints = options.registries.endpoints(from)?;
+    let expected = Expected {
+        digest: Some(blob.digest.clone()),
+        size: Some(blob.size),
+        diff_id: None,
+    };
+    let mut last = Err(Fail::not_found("registries.conf leaves no place to pull from").into());
+    for endpoint in &endpoints {
+        let mut options = options.clone();
+        if endpoint.insecure {
+            options.insecure.push(endpoint.registry.clone());
+        }
+        let client = Client::new(&endpoint.registry, options)?;
+        let repository = &endpoint.repository;
+        let registry = Registry {
+            client: &client,
+            repository,
+        };
+        let fetch = || {
+            let source: Box<dyn Read + '_> = if is_manifest {
+                let wanted = Wanted::Digest(&blob.digest);
+                Box::new(io::Cursor::new(client.manifest(repository, wanted)?.bytes))
+            } else {
+                registry.blob(blob)?
+            };
+            ingest::copy_blob(source, into, &expected, &ingest::Silent)?;
+            anyhow::Ok(std::fs::File::open(into)?.sync_all()?)
+        };
+        last =
+            fetch().with_context(|| format!("fetching {} of `{}`", blob.digest, from.familiar()));
+        if last.is_ok() {
+            break;
+        }
+        let _ = std::fs::remove_file(into); // the next place makes it anew
+    }
+    last
+}
+
 /// The blobs of one repository.
 #[derive(Debug)]
 pub struct Registry<'c> {
@@ -635,7 +684,7 @@ mod tests {
         let lost = source.0.remove(&Digest::of(&image.layers[2])).unwrap();
         let error = image.bring(&store, &source).expect_err("one is lost");
         assert_eq!(kind(&error), Kind::Network);
-        assert!(Images::open(&store).list().unwrap().is_empty());
+        assert!(Images::open(&store).list().unwrap().0.is_empty());
         assert_eq!((entries(&store.layers()), entries(&store.tmp())), (2, 0));
         // Only the lost one is asked for.
         let rest = Memory(HashMap::from([(Digest::of(&lost), lost)]));
@@ -683,6 +732,6 @@ mod tests {
             }
         });
         assert_eq!((entries(&store.layers()), entries(&store.tmp())), (4, 0));
-        assert_eq!(Images::open(&store).list().unwrap().len(), 1);
+        assert_eq!(Images::open(&store).list().unwrap().0.len(), 1);
     }
 }

@@ -258,7 +258,10 @@ fn damaged(blob: &Descriptor, how: &str) -> Fail {
 pub fn neighbours(images: &Images, registry: &str) -> Vec<(Digest, String)> {
     let mut known = Vec::new();
     // Without them more is sent: a damaged image is no reason not to push a good one.
-    for image in images.list().unwrap_or_default() {
+    for image in images
+        .list()
+        .map_or_else(|_| Vec::new(), |(images, _)| images)
+    {
         for name in &image.repo_digests {
             if name.registry == registry {
                 for blob in image.manifest.layers.iter().chain([&image.manifest.config]) {

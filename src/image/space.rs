@@ -50,6 +50,11 @@ impl Space {
         self.parts.values().sum()
     }
 
+    /// The parts.
+    pub fn into_parts(self) -> impl Iterator<Item = Part> {
+        self.parts.into_keys()
+    }
+
     /// Bytes of one part, if it is here.
     #[must_use]
     pub fn bytes(&self, part: &Part) -> Option<u64> {

@@ -39,7 +39,7 @@ use crate::sys;
 /// The annotation that names an image in an OCI layout.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation with the digest that the registry gave for the name: the index's, where there is one.
-const PULLED: &str = "rl.pulled-digest";
+pub(super) const PULLED: &str = "rl.pulled-digest";
 /// The version of `layer.json`.
 const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
@@ -168,10 +168,13 @@ pub enum Added {
     Missing(Vec<Digest>),
 }
 
+/// Names, each with what was found for it.
+pub type Named<T> = Vec<(String, T)>;
+
 /// The image store.
 #[derive(Debug, Clone)]
 pub struct Images {
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl Images {
@@ -198,21 +201,24 @@ impl Images {
             .filter(|image| platform.is_none_or(|wanted| suits(wanted, &image.config.platform()))))
     }
 
-    /// All images, in the order of their first names in the store.
+    /// All images, in the order of their first names in the store, and the names of those that cannot be read.
     ///
     /// # Errors
-    /// `Corrupt` when files are damaged.
-    pub fn list(&self) -> Result<Vec<StoredImage>> {
-        let index = self.read_index()?;
-        let mut images: Vec<StoredImage> = Vec::new();
-        for entry in &index.manifests {
-            if images
-                .iter()
-                .any(|image| image.manifest_digest == entry.digest)
-            {
-                continue;
+    /// `Corrupt` when the list itself is damaged.
+    pub fn list(&self) -> Result<(Vec<StoredImage>, Named<anyhow::Error>)> {
+        let (mut images, mut damaged) = (Vec::<StoredImage>::new(), Vec::new());
+        let mut seen = BTreeSet::new();
+        for (name, image) in self.each()? {
+            let image = match image {
+                Ok(image) => image,
+                Err(error) => {
+                    damaged.push((name, error));
+                    continue;
+                }
+            };
+            if !seen.insert(image.manifest_digest.clone()) {
+                continue; // another of its names
             }
-            let image = self.read_image(&index, entry)?;
             match images.iter_mut().find(|known| known.id == image.id) {
                 // The same content, transferred in two ways.
                 Some(known) => {
@@ -222,18 +228,18 @@ impl Images {
                 None => images.push(image),
             }
         }
-        Ok(images)
+        Ok((images, damaged))
     }
 
     /// Each entry of the list by a name or digest, with its image or what is wrong with it.
     ///
     /// # Errors
     /// `Corrupt` when the list itself is damaged.
-    pub fn each(&self) -> Result<Vec<(String, Result<StoredImage>)>> {
+    pub fn each(&self) -> Result<Named<Result<StoredImage>>> {
         let index = self.read_index()?;
         let one = |entry: &Descriptor| {
             let name =
-                name_of(entry).map_or_else(|| entry.digest.to_string(), |name| name.to_string());
+                name_of(entry).map_or_else(|| entry.digest.to_string(), |name| name.familiar());
             (name, self.read_image(&index, entry))
         };
         Ok(index.manifests.iter().map(one).collect())
@@ -471,63 +477,6 @@ impl Images {
         Ok(removed)
     }
 
-    /// Removes the parts of `gone` that neither another image nor a container needs. Layers are moved
-    /// aside; they vanish with what is returned.
-    fn remove_unused(
-        &self,
-        index: &Index,
-        gone: &[Descriptor],
-        image: Option<&StoredImage>,
-        used: &[Usage],
-    ) -> Result<Option<Scratch>> {
-        let mut blobs: BTreeSet<Digest> = BTreeSet::new();
-        let mut layers: BTreeSet<Digest> = BTreeSet::new();
-        for entry in gone {
-            blobs.insert(entry.digest.clone());
-            if let Ok(manifest) = self.read_manifest(entry) {
-                blobs.insert(manifest.config.digest.clone());
-                blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
-            }
-        }
-        if let Some(image) = image {
-            layers.extend(image.config.rootfs.diff_ids.iter().cloned());
-        }
-        for entry in &index.manifests {
-            // What another, damaged image needs is unknown: then nothing shared is removed.
-            let Ok(other) = self.read_image(index, entry) else {
-                blobs.retain(|blob| gone.iter().any(|entry| entry.digest == *blob));
-                layers.clear();
-                continue;
-            };
-            blobs.remove(&other.manifest_digest);
-            blobs.remove(&other.id);
-            for layer in &other.manifest.layers {
-                blobs.remove(&layer.digest);
-            }
-            for diff_id in &other.config.rootfs.diff_ids {
-                layers.remove(diff_id);
-            }
-        }
-        for diff_id in used.iter().flat_map(|user| &user.diff_ids) {
-            layers.retain(|layer| layer.to_string() != *diff_id);
-        }
-        for blob in &blobs {
-            remove_file(&self.blob_path(blob))?;
-        }
-        if layers.is_empty() {
-            return Ok(None);
-        }
-        let aside = Scratch::unique(&self.store, "removed")?;
-        for layer in &layers {
-            let from = self.layer_dir(layer);
-            match std::fs::rename(&from, aside.path().join(layer.hex())) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                done => done.with_context(|| format!("removing `{}`", from.display()))?,
-            }
-        }
-        Ok(Some(aside))
-    }
-
     /// Takes names away from the image that `text` means, all where none are given; the image stays. Returns them
     /// in docker's short form.
     ///
@@ -646,7 +595,7 @@ impl Images {
         }
     }
 
-    fn lock(&self) -> Result<File> {
+    pub(super) fn lock(&self) -> Result<File> {
         let images = self.store.images();
         self.store.make(&images)?;
         let path = images.join("lock");
@@ -666,7 +615,7 @@ impl Images {
         self.store.images().join("index.json")
     }
 
-    fn read_index(&self) -> Result<Index> {
+    pub(super) fn read_index(&self) -> Result<Index> {
         let path = self.index_path();
         let Some(bytes) = read_limited(&path, MAX_INDEX)? else {
             return Ok(Index {
@@ -744,7 +693,7 @@ impl Images {
         Ok(self.read_manifest(entry)?.config.digest)
     }
 
-    fn read_manifest(&self, entry: &Descriptor) -> Result<Manifest> {
+    pub(super) fn read_manifest(&self, entry: &Descriptor) -> Result<Manifest> {
         let bytes = self.read_blob(&entry.digest)?;
         match manifest::parse(&bytes, Some(&entry.media_type))? {
             Document::Manifest(manifest) => Ok(*manifest),
@@ -756,7 +705,7 @@ impl Images {
         }
     }
 
-    fn read_image(&self, index: &Index, entry: &Descriptor) -> Result<StoredImage> {
+    pub(super) fn read_image(&self, index: &Index, entry: &Descriptor) -> Result<StoredImage> {
         self.read_parts(index, entry).with_context(|| {
             let name = entry.annotations.get(REF_NAME);
             let name = name.map_or_else(|| entry.digest.to_string(), |name| short(name));
@@ -819,7 +768,7 @@ fn suits(wanted: &Platform, offered: &Platform) -> bool {
     wanted.normal().architecture == offered.normal().architecture && wanted.rank(offered).is_some()
 }
 
-fn name_of(entry: &Descriptor) -> Option<Reference> {
+pub(super) fn name_of(entry: &Descriptor) -> Option<Reference> {
     // Names that other tools put there and that are none for us are as good as no name.
     Reference::parse(entry.annotations.get(REF_NAME)?).ok()
 }
@@ -981,7 +930,7 @@ fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn remove_file(path: &Path) -> Result<()> {
+pub(super) fn remove_file(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or(OsStr::new(""));
     match sys::fs::open_trusted(parent, OFlags::PATH | OFlags::DIRECTORY) {

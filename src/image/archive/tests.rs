@@ -224,7 +224,7 @@ fn what_is_no_archive_of_images_is_refused_and_leaves_nothing() {
         assert_eq!(kind(&error), expected, "{name}: {text}");
         assert!(text.contains(say), "{name}: {text}");
         home.is_tidy();
-        assert!(home.images().list().unwrap().is_empty());
+        assert!(home.images().list().unwrap().0.is_empty());
     }
 }
 
@@ -251,7 +251,7 @@ fn a_root_file_system_becomes_an_image() {
     assert!(image.layers_present);
     // The same again, plain: the layer is there, the image is another.
     home.import(&tar, &options).unwrap();
-    assert_eq!(home.images().list().unwrap().len(), 2);
+    assert_eq!(home.images().list().unwrap().0.len(), 2);
     home.is_tidy();
 }
 
@@ -291,7 +291,7 @@ fn images_are_found_tagged_and_removed_as_in_docker() {
     images
         .tag(&id, &Reference::parse("three").unwrap())
         .unwrap();
-    assert_eq!(images.list().unwrap().len(), 2);
+    assert_eq!(images.list().unwrap().0.len(), 2);
     let image = images.find("three", None).unwrap().unwrap();
     assert_eq!(image.names.len(), 3);
     let by_digest = format!("one@{}", image.manifest_digest);
@@ -329,7 +329,7 @@ fn images_are_found_tagged_and_removed_as_in_docker() {
     assert!(images.layer_dir(&image.config.rootfs.diff_ids[0]).exists());
     assert!(!images.layer_dir(&image.config.rootfs.diff_ids[1]).exists());
     images.remove(other.hex(), Force::Yes, &[]).unwrap();
-    assert!(images.list().unwrap().is_empty());
+    assert!(images.list().unwrap().0.is_empty());
     let blobs = home.1.images().join("blobs/sha256");
     assert_eq!(std::fs::read_dir(blobs).unwrap().count(), 0);
     home.is_tidy();
@@ -350,7 +350,7 @@ fn a_damaged_store_says_what_to_do_and_can_be_cleaned() {
         "{report}"
     );
     images.remove("a:1", Force::No, &[]).unwrap();
-    assert!(images.list().unwrap().is_empty());
+    assert!(images.list().unwrap().0.is_empty());
 
     // The layer stayed, for a damaged image does not say which it had; loading again is enough.
     home.load(&good_oci_archive("a:1")).unwrap();
