@@ -29,6 +29,8 @@ pub mod changes;
 pub mod commit;
 pub mod config;
 pub mod entries;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ingest;
 pub mod layer;
 pub mod list;

@@ -291,7 +291,11 @@ impl Policy {
         Ok(Self::default())
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Fail> {
+    /// Reads the content of a policy.
+    ///
+    /// # Errors
+    /// As [`Policy::load`].
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Fail> {
         if bytes.len() > MAX_FILE {
             return Err(broken(path, "it is too large"));
         }
