@@ -189,6 +189,12 @@ fn work_on_images_that_is_killed_loses_nothing() {
     home.rl("system check").ok();
     home.rl("image prune -f").ok();
     assert_eq!(litter(home), "");
+    // But for the moment between its first name and its last.
+    let beside = home
+        .sh("find . -maxdepth 1 -name '.saved.tar*' | wc -l")
+        .cwd(home.path())
+        .ok();
+    assert!(beside.text().parse::<u32>().unwrap() <= 1, "{beside:?}");
 }
 
 /// Writes until there is no room.
