@@ -102,6 +102,7 @@ pub fn login(args: &LoginArgs) -> Result<u8> {
         auth_file: None,
         login: Some(login),
         cert_dir: cert_dir.clone(),
+        parallel: None,
     };
     let check = |login: &Login| {
         Client::new(registry, settings(login.clone()).client(registry)?)?

@@ -45,6 +45,8 @@ pub struct Settings {
     pub login: Option<Login>,
     /// `--cert-dir`, absolute.
     pub cert_dir: Option<PathBuf>,
+    /// `--parallel`.
+    pub parallel: Option<u8>,
 }
 
 /// `--cert-dir`, made absolute.
@@ -86,6 +88,7 @@ impl RegistryFlags {
             auth_file,
             login,
             cert_dir: cert_dir(self.cert_dir.as_ref())?,
+            parallel: None,
         })
     }
 }
@@ -135,6 +138,9 @@ impl Settings {
         }
         client.login.clone_from(&self.login);
         client.cert_dir.clone_from(&self.cert_dir);
+        if let Some(parallel) = self.parallel {
+            client.parallel = parallel.into();
+        }
         Ok(client)
     }
 }

@@ -24,7 +24,7 @@ use super::store::{self, Added, Images, LayerInfo, NewImage, StoredImage};
 use crate::error::{Fail, Kind, kind};
 use crate::paths::Store;
 
-/// Layers that are fetched at the same time.
+/// Layers that are fetched at the same time when nobody chooses.
 pub const PARALLEL: usize = 3;
 /// How often layers that somebody removes meanwhile are fetched again.
 const ROUNDS: usize = 3;
@@ -255,6 +255,10 @@ impl Source for Registry<'_> {
     fn is_far(&self) -> bool {
         true
     }
+
+    fn parallel(&self) -> usize {
+        self.client.parallel()
+    }
 }
 
 /// A blob whose transfer is taken up again where it breaks.
@@ -335,6 +339,11 @@ pub trait Source: Sync {
         Ok(blob)
     }
 
+    /// As many blobs are read at the same time.
+    fn parallel(&self) -> usize {
+        PARALLEL
+    }
+
     /// Whether it takes time to ask again: what came of a transfer that breaks off is kept.
     fn is_far(&self) -> bool {
         false
@@ -390,7 +399,7 @@ pub fn bring(
                 progress: progress.layer(&layer.digest, Some(layer.size)),
             })
             .collect();
-        parallel::each("layer", PARALLEL, jobs, |job| {
+        parallel::each("layer", source.parallel(), jobs, |job| {
             let place = Place {
                 images: &images,
                 store,

@@ -15,9 +15,6 @@ use super::registry::{Blob, Client, ClientOptions, Uploaded};
 use super::store::{Images, StoredImage};
 use crate::error::Fail;
 
-/// Layers that are sent at the same time.
-const PARALLEL: usize = 3;
-
 /// What is to be pushed, and how.
 #[derive(Debug, Clone)]
 pub struct PushRequest {
@@ -182,7 +179,7 @@ impl Shipment<'_> {
                 (blob, shown)
             })
             .collect();
-        parallel::each("push", PARALLEL, jobs, |(blob, shown)| {
+        parallel::each("push", self.client.parallel(), jobs, |(blob, shown)| {
             self.send_blob(blob, shown.as_deref())
         })
     }

@@ -258,3 +258,42 @@ fn an_index_of_anything_is_refused_in_words() {
         refused(&home, &home.rl("pull").arg(&name).run(), since);
     }
 }
+
+#[test]
+fn as_many_layers_are_fetched_at_once_as_one_asks_for() {
+    needs!(Need::Ours);
+    let liar = Liar::start();
+    let tars: Vec<Vec<u8>> = (0..6)
+        .map(|number| Layer::new().file("f", 0o644, format!("{number}")).finish())
+        .collect();
+    let digests: Vec<String> = tars.iter().map(|tar| digest(tar)).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": digests},
+    })
+    .to_string();
+    let describe = |kind: &str, bytes: &[u8]| {
+        let path = format!("/v2/x/blobs/{}", digest(bytes));
+        liar.answer(&path, 200, "application/octet-stream", bytes);
+        json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()})
+    };
+    let layer = "application/vnd.oci.image.layer.v1.tar";
+    let layers: Vec<Value> = tars.iter().map(|tar| describe(layer, tar)).collect();
+    let config = describe(
+        "application/vnd.oci.image.config.v1+json",
+        config.as_bytes(),
+    );
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
+    liar.answer("/v2/x/manifests/latest", 200, KIND, manifest.as_bytes());
+    let name = format!("{}/x", liar.address());
+    for (options, most) in [("", 3), ("--parallel 1", 1), ("--parallel 6", 6)] {
+        let home = Home::new();
+        home.rl(&format!("pull -q {options}")).arg(&name).ok();
+        assert_eq!(liar.most_at_once(), most, "{options}");
+    }
+    Home::new()
+        .rl("pull --parallel 0")
+        .arg(&name)
+        .fails(125)
+        .stderr_has("1..=32");
+}

@@ -64,6 +64,8 @@ pub struct ClientOptions {
     pub patience: Patience,
     /// Mirrors and other places.
     pub registries: Registries,
+    /// Blobs that are fetched or sent at the same time.
+    pub parallel: usize,
 }
 
 impl ClientOptions {
@@ -87,6 +89,7 @@ impl ClientOptions {
             proxies: Proxies::from_environment(),
             patience: Patience::default(),
             registries,
+            parallel: super::pull::PARALLEL,
         })
     }
 }
@@ -208,6 +211,7 @@ pub struct Client {
     helpers: Vec<String>,
     login: Option<auth::Login>,
     patience: Patience,
+    parallel: usize,
     transport: Transport,
     /// `https` or `http`, once it is known.
     scheme: Mutex<Option<&'static str>>,
@@ -293,11 +297,18 @@ impl Client {
             helpers: options.helpers,
             login: options.login,
             patience: options.patience,
+            parallel: options.parallel,
             transport: Transport::new(registry, insecure, options.proxies, options.cert_dir),
             scheme: Mutex::new(None),
             passes: Mutex::default(),
             notes: Mutex::default(),
         })
+    }
+
+    /// As many blobs may be fetched or sent at the same time.
+    #[must_use]
+    pub fn parallel(&self) -> usize {
+        self.parallel
     }
 
     /// What the user should know although it worked, such as a login that was refused. Empties the list.

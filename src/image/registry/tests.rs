@@ -132,6 +132,7 @@ fn options(auth_files: Vec<PathBuf>) -> ClientOptions {
             idle: Duration::from_millis(300),
         },
         registries: Registries::default(),
+        parallel: 3,
     }
 }
 

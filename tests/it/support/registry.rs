@@ -77,6 +77,9 @@ struct State {
     then: Mutex<HashMap<String, Answer>>,
     /// All that was asked, in small letters.
     heads: Mutex<String>,
+    /// Blobs on their way now, and the most there ever were.
+    under_way: AtomicU64,
+    most: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -109,6 +112,11 @@ impl Liar {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The most blobs that were asked for at the same time.
+    pub fn most_at_once(&self) -> u64 {
+        self.state.most.swap(0, Ordering::SeqCst)
     }
 
     /// How many bytes of bodies were sent.
@@ -238,6 +246,14 @@ impl State {
             false => format!("Content-Length: {}\r\n", answer.length),
         };
         write!(stream, "{}{length}Connection: close\r\n\r\n", answer.head)?;
+        let is_blob = path.contains("/blobs/");
+        if is_blob {
+            let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            // Long enough for all that may come at once to be there.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+        }
         let mut left = match (method, breaks) {
             ("HEAD", _) => 0,
             (_, true) => answer.length / 2,
