@@ -30,6 +30,7 @@ mod exec;
 mod health;
 mod ids;
 mod images;
+mod joined;
 mod life;
 mod limit;
 mod logs;
