@@ -40,6 +40,13 @@ const JOBS: [&str; 7] = [
     "SGE_TASK_ID",
 ];
 
+/// The variable that says that this is a batch job.
+#[must_use]
+pub fn batch_job() -> Option<&'static str> {
+    JOBS.into_iter()
+        .find(|name| std::env::var_os(name).is_some())
+}
+
 /// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
 const ROUNDS: usize = 100;
 
@@ -242,10 +249,7 @@ impl Place {
         {
             return Ok(Place::Below(group));
         }
-        let job = JOBS
-            .into_iter()
-            .find(|name| std::env::var_os(name).is_some());
-        if let Some(variable) = job {
+        if let Some(variable) = batch_job() {
             return Err(Nowhere::Job {
                 variable,
                 group: own,
@@ -504,7 +508,8 @@ pub fn equip(group: &Group, settings: &[Setting]) -> Result<()> {
     }
 }
 
-/// Makes a group for processes that run already, and moves them there until none is left outside. `what` needs it.
+/// Makes a group for processes that run already, and moves them there until none is left outside. `what` needs it. The first
+/// of them lives as long as the container.
 /// `owner` goes into its scope as well: systemd would clear it away with the last process, and what the kernel has
 /// written there.
 ///
@@ -525,8 +530,10 @@ pub fn adopt(
         Place::Below(parent) => below(&parent, spec, &[])?,
         Place::Scope(manager) => {
             let unit = format!("{}.scope", name(&spec.id));
-            let mut pids = processes();
-            refuse_other_ids(&pids)?;
+            let all = processes();
+            refuse_other_ids(&all)?;
+            // One that has ended meanwhile is refused, and all with it: the first one lives as long as the container.
+            let mut pids: Vec<i32> = all.into_iter().take(1).collect();
             pids.extend(owner);
             let scope = Scope {
                 name: &unit,

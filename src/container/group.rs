@@ -362,7 +362,8 @@ fn adopt(record: &Record, spec: &ContainerSpec, group: Option<Group>, what: &str
         .into());
     }
     let mut inside = || -> Vec<i32> {
-        let found = processes::list(&seen).unwrap_or_default(); // none are left when it has ended
+        let mut found = processes::list(&seen).unwrap_or_default(); // none are left when it has ended
+        found.sort_by_key(|process| process.pid); // its first one, which lives longest
         found.iter().map(|process| process.host_pid).collect()
     };
     let moved = match group {

@@ -71,7 +71,14 @@ pub fn start_locked(
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let spec = record.spec()?;
-    super::monitor::spawn(record, &spec.name, lock, watcher, say).map(|_| ())
+    super::monitor::spawn(record, &spec.name, lock, watcher, say)?;
+    // Whoever watches it is not about to log out.
+    if watcher.is_none()
+        && let Some(line) = super::logout::notice(record)
+    {
+        say(&line);
+    }
+    Ok(())
 }
 
 /// Asks the program to end, and kills it after `timeout` when it has not. `None` waits for ever. No restart

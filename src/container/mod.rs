@@ -14,6 +14,7 @@ pub mod group;
 pub mod health;
 pub mod joined;
 pub mod lifecycle;
+pub mod logout;
 pub mod logs;
 pub mod measure;
 pub mod monitor;

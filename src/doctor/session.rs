@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::parse::Tool;
 use super::{Check, Host, Status};
+use crate::container::logout;
 
 const AXIS: &str = "session";
 
@@ -125,10 +126,7 @@ fn linger(host: &Host) -> Check {
             ..check
         };
     }
-    if Path::new("/var/lib/systemd/linger")
-        .join(&host.user)
-        .exists()
-    {
+    if logout::lingers(&host.user) {
         return Check {
             found: "lingering is on".to_owned(),
             ..check

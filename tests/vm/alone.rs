@@ -149,6 +149,9 @@ fn after_logout(store: &Store, options: &str, state: &str) {
             "rl run -d --name c {options} busybox sleep 100000 >/dev/null; sed 's/.*session-\\(.*\\).scope/\\1/' /proc/self/cgroup"
         ))
         .ok();
+    // Said beforehand where it ends, and only there.
+    let is_said = session.stderr.contains("ends ");
+    assert_eq!(is_said, state != "running 0", "{options}: {session:?}");
     ROOT.sh(&format!(
         "wait_for bash -c '! loginctl show-session {} -p State 2>/dev/null | grep -vq closing'",
         session.text()

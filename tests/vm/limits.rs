@@ -248,7 +248,7 @@ fn a_container_that_got_its_group_late_is_known_to_have_run_out_of_memory() {
         "late",
         r#"
         # Bigger and bigger, once it may.
-        rl run -d --name late busybox sh -c 'while ! test -e /go; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=96M count=1; echo survived' >/dev/null
+        rl run -d --name late busybox sh -c 'while ! test -e /go; do sleep 0.01; done; dd if=/dev/zero of=/dev/null bs=96M count=1; echo survived' >/dev/null
         rl update --memory 32m --memory-swap 32m late >/dev/null
         cat "$(group late)/memory.max"
         rl exec late touch /go

@@ -1,6 +1,6 @@
 //! Every kind of login: what a container needs is there, or done without.
 
-use crate::guest::{DEV, Login, Store};
+use crate::guest::{DEV, Login, Store, VISITOR};
 
 /// Starts, looks, goes in, stops; the program sees the signal.
 const LIFE: &str = r#"
@@ -127,4 +127,42 @@ fn the_doctor_sees_what_systemd_delegates() {
         .ok()
         .stdout_has("lingering is off")
         .stdout_has("loginctl enable-linger nosub");
+}
+
+#[test]
+fn a_container_that_would_end_at_logout_is_announced_with_the_remedy() {
+    const REMEDY: &str = "loginctl enable-linger";
+    let limited = "rl run -d --name c --memory 64m busybox sleep 100000 >/dev/null";
+    let goes = Store::new(VISITOR, "goes-with-login");
+    let said = goes.sh(limited).ok();
+    said.stderr_has("container `c` ends with your last logout")
+        .stderr_has(REMEDY);
+    assert_eq!(said.stderr.trim().lines().count(), 1, "{said:?}");
+    goes.sh("rl stop -t 0 c >/dev/null; rl start c >/dev/null; rl rm -f c >/dev/null")
+        .ok()
+        .stderr_has(REMEDY);
+    // A job's end is its batch system's matter; what is watched is nobody's surprise.
+    let in_service = "rl run -d --name c busybox sleep 100000 >/dev/null";
+    for (variables, is_said) in [("", true), ("SLURM_JOB_ID=7 ", false)] {
+        let script = format!("{variables}{in_service}; rl rm -f c >/dev/null");
+        let output = goes.sh_via("service", &script).ok();
+        assert_eq!(output.stderr.contains(REMEDY), is_said, "{output:?}");
+    }
+    let output = goes.sh("rl run --rm --memory 64m busybox true").ok();
+    assert!(!output.stderr.contains(REMEDY), "{output:?}");
+    // Who lingers loses nothing, and of a login that logind does not know it ends nothing.
+    let stays = Store::new(DEV, "stays");
+    for via in ["ssh", "service", "su", "bare"] {
+        let output = stays
+            .sh_via(via, &format!("{limited}; rl rm -f c >/dev/null"))
+            .ok();
+        assert!(!output.stderr.contains(REMEDY), "{via}: {output:?}");
+    }
+    let output = goes
+        .sh_via(
+            "bare",
+            "rl run -d --name c busybox sleep 100000 >/dev/null; rl rm -f c >/dev/null",
+        )
+        .ok();
+    assert!(!output.stderr.contains(REMEDY), "{output:?}");
 }
