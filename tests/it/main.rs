@@ -30,6 +30,7 @@ mod exec;
 mod health;
 mod ids;
 mod images;
+mod joined;
 mod killed;
 mod liars;
 mod life;
