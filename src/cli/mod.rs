@@ -6,6 +6,7 @@ mod autostart;
 mod check;
 mod commit;
 mod container;
+mod convert;
 mod copy;
 mod doctor;
 mod events;
@@ -325,6 +326,8 @@ pub enum ImageCommand {
     Save(save::SaveArgs),
     /// Make an image from the tar of a root file system
     Import(image::ImportArgs),
+    /// Write an image as one squashfs file, to be run where it lies: rl run ./FILE
+    Convert(convert::ConvertArgs),
     /// Show everything about an image
     Inspect(inspect::InspectArgs),
     /// Give an image one more name
@@ -414,6 +417,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),
         C::Save(args) | C::Image(I::Save(args)) => save::save(args, &store()?),
         C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
+        C::Image(I::Convert(args)) => convert::convert(args, &store()?),
         C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
         C::Inspect(args) => inspect::inspect(args, None, &store()?),
         C::Image(I::Inspect(args)) => inspect::inspect(args, Some(Kind::Image), &store()?),

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod check;
+pub mod convert;
 pub mod copy;
 pub mod describe;
 pub mod diff;

@@ -258,3 +258,138 @@ fn a_damaged_squash_file_is_an_error_and_never_the_end_of_more() {
     gone(&home);
     home.rl("ps -aq").says("");
 }
+
+/// An image with all that a file can be, and a configuration of its own.
+fn varied(home: &Home) {
+    home.sh(
+        r#"printf 'set -e
+            mkdir -p /d/deep/er /many; cd /d
+            echo one >file; ln file again; ln -s ../nowhere link; mkfifo pipe
+            chmod 4755 file; chmod 1777 deep; : >empty
+            dd if=/dev/urandom of=noise bs=1000 count=400 2>/dev/null
+            dd if=/dev/zero of=zeros bs=1024 count=300 2>/dev/null; echo end >>zeros
+            dd if=/dev/urandom of=whole bs=131072 count=2 2>/dev/null
+            i=0; while [ $i -lt 700 ]; do i=$((i+1)); echo $i >/many/a-name-of-some-length-$i; done
+            touch -d "2001-02-03 04:05:06" file
+            rm /bin/vi; ln -s gone "a name with a space"
+        ' >script
+        $RL create --name v --network none busybox sh /script >/dev/null
+        $RL cp script v:/script && $RL start -a v
+        $RL commit -q -c 'ENV GREETING=hello' -c 'WORKDIR /d' -c 'CMD ["sh", "-c", "echo $GREETING from $PWD"]' -c 'USER 0:0' v varied >/dev/null
+        $RL rm v >/dev/null"#,
+    )
+    .ok();
+}
+
+/// Names, types, modes, owners, sizes, times, links and content, as a program inside sees them.
+const LOOK: &str = r#"cd / && find . -xdev ! -path './proc*' ! -path './sys*' ! -path './dev*' ! -path './etc/hosts' ! -path './etc/host*' ! -path './etc/resolv.conf' \
+    ! -name . -exec stat -c '%n %F %a %u:%g %s %h' {} + | sed '/ directory /s/ [0-9]* [0-9]*$//' | sort
+    find . -xdev -type f ! -path './proc*' ! -path './sys*' ! -path './dev*' ! -path './etc/host*' ! -path './etc/resolv.conf' -exec stat -c '%n %Y' {} + | sort
+    find d many bin -type f -exec md5sum {} + | sort; find d bin -type l -exec readlink {} + | sort"#;
+
+#[test]
+fn an_image_becomes_a_file_that_is_the_same_inside() {
+    needs_squash!();
+    let home = Home::with_busybox();
+    varied(&home);
+    let look = |image: &str| {
+        home.rl("run --rm --network none -w /")
+            .arg(image)
+            .args(["sh", "-c", LOOK])
+            .ok()
+            .text()
+            .to_owned()
+    };
+    let unpacked = look("varied");
+    assert!(unpacked.contains("./d/file regular file 4755 0:0 4 2"));
+    for compression in ["zstd", "gzip"] {
+        home.rl("image convert --compression")
+            .args([compression, "varied", "v.sqsh"])
+            .ok();
+        assert_eq!(look("./v.sqsh"), unpacked, "{compression}");
+        // The configuration came along.
+        home.rl("run --rm --network none ./v.sqsh")
+            .says("hello from /d");
+        // Others read it as what it is.
+        home.program("unsquashfs")
+            .args(["-s", "v.sqsh"])
+            .ok()
+            .stdout_has(compression);
+        home.sh("rm -rf out; unsquashfs -q -n -no-xattrs -d out v.sqsh && cat out/many/a-name-of-some-length-77")
+            .says("77");
+        let packed = home.path().join("v.sqsh").metadata().unwrap().len();
+        assert!(packed < 2_500_000, "{packed}");
+    }
+    gone(&home);
+}
+
+#[test]
+fn owners_and_attributes_are_kept_in_a_converted_file() {
+    needs!(Need::Ranges);
+    needs_squash!();
+    let home = Home::with_busybox();
+    home.sh(
+        "$RL run --name o --network none busybox sh -c 'echo x >/his; chown 7:8 /his; chown 9 /home' && \
+         $RL commit -q o owned && $RL rm o && $RL image convert owned o.sqsh",
+    )
+    .ok();
+    home.rl("run --rm --network none ./o.sqsh stat -c %u:%g /his /home")
+        .says("7:8\n9:0");
+}
+
+#[test]
+fn no_ranges_and_an_image_is_converted() {
+    needs!(Need::NoRanges);
+    needs_squash!();
+    let home = Home::with_busybox();
+    home.rl("image convert busybox b.sqsh").ok();
+    home.rl("run --rm --network none ./b.sqsh echo on")
+        .says("on");
+}
+
+#[test]
+fn a_conversion_that_fails_or_is_killed_leaves_nothing() {
+    needs_squash!();
+    let home = Home::with_busybox();
+    home.file("old.sqsh", "mine");
+    home.rl("image convert nosuch:1 old.sqsh --pull never")
+        .fails(125)
+        .stderr_has("no image");
+    home.rl("image convert busybox /nosuch/dir/b.sqsh")
+        .fails(125)
+        .stderr_has("/nosuch/dir");
+    home.rl("image convert busybox .")
+        .fails(125)
+        .stderr_has("no regular file");
+    home.rl("image convert --compression lzma busybox b.sqsh")
+        .fails(125)
+        .stderr_has("gzip and zstd");
+    let list = || {
+        let dir = std::fs::read_dir(home.path()).unwrap();
+        let mut names: Vec<_> = dir.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let all = list();
+    for _ in 0..20 {
+        let convert = home.rl("image convert busybox old.sqsh").spawn();
+        convert.signal(Signal::SIGKILL);
+        convert.wait();
+        if std::fs::read(home.path().join("old.sqsh")).unwrap() != b"mine" {
+            break;
+        }
+    }
+    assert_eq!(list(), all);
+    home.rl("image convert busybox old.sqsh").ok();
+    home.rl("run --rm --network none ./old.sqsh echo on")
+        .says("on");
+    // The configuration is behind the file system, and damage to it is named.
+    let file = home.path().join("old.sqsh");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let end = bytes.len() - 40;
+    bytes[end] = 0;
+    std::fs::write(&file, bytes).unwrap();
+    home.rl("run --rm --network none ./old.sqsh true")
+        .fails(125)
+        .stderr_has("configuration behind the squashfs is damaged");
+}
