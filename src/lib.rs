@@ -19,6 +19,9 @@ mod spec;
 mod stage;
 
 mod image;
+/// For `scripts/fuzz` alone.
+#[cfg(fuzzing)]
+pub use image::fuzz;
 
 mod container;
 

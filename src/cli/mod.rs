@@ -20,6 +20,7 @@ mod lifecycle;
 mod limit;
 mod login;
 mod logs;
+mod manifest;
 mod network;
 mod output;
 mod port;
@@ -175,6 +176,9 @@ pub enum Command {
     /// Work with images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Work with lists of images, one for each platform
+    #[command(subcommand, arg_required_else_help = true)]
+    Manifest(ManifestCommand),
     /// Work with named networks, on which containers find each other
     #[command(subcommand, arg_required_else_help = true)]
     Network(NetworkCommand),
@@ -276,6 +280,30 @@ pub enum NetworkCommand {
     Disconnect(network::DisconnectArgs),
 }
 
+/// The verbs of `rl manifest`.
+#[derive(Debug, clap::Subcommand)]
+pub enum ManifestCommand {
+    /// Make a list
+    Create(manifest::CreateArgs),
+    /// Add images to a list
+    Add(manifest::AddArgs),
+    /// Say something else of an image in a list
+    Annotate(manifest::AnnotateArgs),
+    /// Take an image out of a list
+    Remove(manifest::TakeArgs),
+    /// Show a list, or what a registry has under a name
+    Inspect(manifest::InspectArgs),
+    /// Bring a list with its images to a registry
+    Push(manifest::PushArgs),
+    /// Remove lists; their images stay
+    Rm(manifest::Names),
+    /// Say by the exit code whether there is such a list: 0 or 1
+    Exists(manifest::ExistsArgs),
+    /// List the lists
+    #[command(alias = "list")]
+    Ls,
+}
+
 /// The verbs of `rl image`.
 #[derive(Debug, clap::Subcommand)]
 pub enum ImageCommand {
@@ -341,6 +369,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     use Command as C;
     use ContainerCommand as N;
     use ImageCommand as I;
+    use ManifestCommand as M;
     use NetworkCommand as W;
     use inspect::Kind;
     let store = || Store::locate(cli.root.clone());
@@ -396,6 +425,15 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Limit(args) => limit::limit(args),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
+        C::Manifest(M::Create(args)) => manifest::create(args, &store()?),
+        C::Manifest(M::Add(args)) => manifest::add(args, &store()?),
+        C::Manifest(M::Annotate(args)) => manifest::annotate(args, &store()?),
+        C::Manifest(M::Remove(args)) => manifest::take(args, &store()?),
+        C::Manifest(M::Inspect(args)) => manifest::inspect(args, &store()?),
+        C::Manifest(M::Push(args)) => manifest::push(args, &store()?),
+        C::Manifest(M::Rm(args)) => manifest::remove(args, &store()?),
+        C::Manifest(M::Exists(args)) => manifest::exists(args, &store()?),
+        C::Manifest(M::Ls) => manifest::ls(&store()?),
         C::Network(W::Create(args)) => network::create(args, &store()?),
         C::Network(W::Ls(args)) => network::list(args, &store()?),
         C::Network(W::Inspect(args)) => network::inspect(args, &store()?),
