@@ -404,6 +404,18 @@ fn root(record: &Record, spec: &ContainerSpec) -> Result<(RootPlan, Driver)> {
         },
         Rootfs::Squash { path } => {
             let found = crate::image::squash::Squash::look(path)?;
+            if let Some(name) = found.foreign
+                && !stage::fuse::has_squashfuse()
+            {
+                return Err(Fail::unsupported(format!(
+                    "`{}` is packed with {name}, which only squashfuse reads, and that is not installed",
+                    path.display()
+                ))
+                .hint("ask your administrator for the package `squashfuse`")
+                .hint("or pack it anew with zstd or gzip: mksquashfs … -comp zstd")
+                .code("RL-F06")
+                .into());
+            }
             let mount = relative(store, &dir, "squash");
             store.make(&dir.join("squash"))?;
             RootPlan::Overlay {

@@ -4,6 +4,8 @@
 //! Sources: Linux, `fs/squashfs/squashfs_fs.h` (the superblock); the Go module sif, `pkg/sif` (header and descriptors);
 //! Apptainer's `action_scripts.go` (what `apptainer run` executes).
 
+pub mod read;
+pub mod serve;
 pub mod write;
 
 use std::fs::File;
@@ -56,6 +58,8 @@ pub struct Squash {
     pub form: Form,
     /// Where the squashfs begins, in bytes.
     pub offset: u64,
+    /// How it is packed, when only `squashfuse` reads that: see [`foreign`].
+    pub foreign: Option<&'static str>,
     /// What the image says of containers, in a file of `rl image convert`.
     pub config: Option<Box<ImageConfig>>,
 }
@@ -105,6 +109,7 @@ impl Squash {
             Self {
                 form: Form::Plain,
                 offset: 0,
+                foreign: foreign(u16::from_le_bytes([start[20], start[21]])),
                 config: config(file, used, length)?,
             }
         } else {
@@ -133,7 +138,11 @@ impl Squash {
 }
 
 /// Bytes at a place, all or none.
-trait ReadAt {
+pub trait ReadAt {
+    /// Fills `into` from `offset` on.
+    ///
+    /// # Errors
+    /// The system's; `UnexpectedEof`.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -158,6 +167,18 @@ fn unknown(start: &[u8]) -> Fail {
             .hint("a tar of a root file system is read by: rl import FILE NAME");
     }
     fail.hint("such files are made by `mksquashfs DIR FILE` and `apptainer build`")
+}
+
+/// The name of a compression that [`read`] does not know.
+fn foreign(compression: u16) -> Option<&'static str> {
+    match compression {
+        1 | 6 => None,
+        2 => Some("lzma"),
+        3 => Some("lzo"),
+        4 => Some("xz"),
+        5 => Some("lz4"),
+        _ => Some("something that is not known"),
+    }
 }
 
 /// The configuration behind the file system, if there is one.
@@ -257,9 +278,12 @@ fn sif(file: &impl ReadAt, length: u64, header: &[u8; HEADER]) -> Result<Squash>
                 .into());
         }
         superblock(file, offset, size)?;
+        let mut packing = [0_u8; 2];
+        file.read_at(&mut packing, offset + 20)?;
         return Ok(Squash {
             form: Form::Sif,
             offset,
+            foreign: foreign(u16::from_le_bytes(packing)),
             config: None,
         });
     }

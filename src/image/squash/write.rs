@@ -284,7 +284,18 @@ impl<'f> Writer<'f> {
         let (block, offset) = self.directories.position()?;
         let mut length = 3_u32; // `.` and `..`, as Linux counts them
         let mut rest = children;
-        while let Some((_, first)) = rest.first() {
+        // The first name behind each border of a block, so that a reader need not look at those before.
+        let (mut index, mut marks, mut marked) = (Vec::new(), 0_u16, block);
+        while let Some((name, first)) = rest.first() {
+            let (here, _) = self.directories.position()?;
+            if here != marked && marks < u16::MAX {
+                let size = u32::try_from(name.len() - 1).unwrap_or(0); // at most 255
+                for value in [length - 3, here, size] {
+                    index.extend(value.to_le_bytes());
+                }
+                index.extend(name);
+                (marked, marks) = (here, marks + 1);
+            }
             let near = |node: &Node| {
                 let delta = i64::from(node.number) - i64::from(first.number);
                 i16::try_from(delta)
@@ -320,9 +331,10 @@ impl<'f> Writer<'f> {
         for value in [links, length, block, parent] {
             body.extend(value.to_le_bytes());
         }
-        body.extend(0_u16.to_le_bytes()); // no index into it
+        body.extend(marks.to_le_bytes());
         body.extend(offset.to_le_bytes());
         body.extend(xattrs.to_le_bytes());
+        body.extend(index);
         self.inode(entry, 1, true, number, &body)
     }
 
