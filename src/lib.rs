@@ -19,6 +19,9 @@ mod spec;
 mod stage;
 
 mod image;
+/// For `scripts/fuzz` alone.
+#[cfg(fuzzing)]
+pub use image::fuzz;
 
 mod container;
 
@@ -44,6 +47,9 @@ pub fn main() -> ExitCode {
         Some(stage::parent::JOIN) => stage::join::main(descriptor()),
         Some(stage::parent::JOB) => stage::job::main(descriptor(), cli::job::work),
         Some(doctor::PROBE) => doctor::probe(&std::env::args().skip(2).collect::<Vec<_>>()),
+        Some(stage::fuse::SQUASH) => {
+            image::squash::serve::main(&std::env::args().skip(2).collect::<Vec<_>>())
+        }
         Some(container::monitor::MONITOR) => {
             container::monitor::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }

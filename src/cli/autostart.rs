@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::image::all_of;
 use super::output;
 use super::progress::say;
+use crate::container::joined;
 use crate::container::lifecycle::{self, Start};
 use crate::container::record::Record;
 use crate::error::Fail;
@@ -43,7 +44,10 @@ pub fn autostart(args: &AutostartArgs, store: &Store) -> Result<u8> {
         return Ok(0);
     }
     let mut failures = Vec::new();
-    for record in Record::all(store)? {
+    let mut all = Record::all(store)?;
+    // Whose network is joined goes first.
+    all.sort_by_cached_key(joined::depth);
+    for record in all {
         match bring_back(&record) {
             Ok(Some(name)) => output::print(&name)?,
             Ok(None) => {}

@@ -122,7 +122,8 @@ pub fn commit(args: &CommitArgs, store: &Store) -> Result<u8> {
         None
     };
     let squash = args.squash;
-    let id = layer_to_image(&record, Work::Layer { place, squash }, recipe, args.quiet)?;
+    let id = layer_to_image(&record, Work::Layer { place, squash }, recipe, args.quiet)
+        .map_err(|error| record.or_gone(error))?;
     drop(held);
     if let Some(path) = &args.iidfile {
         write_id(path, &id)?;

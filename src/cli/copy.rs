@@ -299,7 +299,8 @@ impl Inside {
             request: serde_json::to_string(&request).context("asking for work")?,
         };
         let helpers = reach.available.helpers.as_ref().ok();
-        let answer = parent::job_with(job, "copy", &reach.plan, helpers, aids, meanwhile)?;
+        let answer = parent::job_with(job, "copy", &reach.plan, helpers, aids, meanwhile)
+            .map_err(|error| self.record.or_gone(error))?;
         serde_json::from_str(&answer).context("reading a job's answer")
     }
 

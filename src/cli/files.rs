@@ -61,6 +61,7 @@ fn ask(record: &Record, title: &str, work: Work, out: Option<OwnedFd>) -> Result
     };
     let helpers = available.helpers.as_ref().ok();
     parent::job_with(job, title, &plan, helpers, aids, || Ok(()))
+        .map_err(|error| record.or_gone(error))
 }
 
 /// `rl diff`.

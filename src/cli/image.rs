@@ -26,6 +26,10 @@ use crate::paths::Store;
 /// The flags of `rl pull`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PullArgs {
+    /// Transfer so many layers at the same time, 1 to 32
+    #[arg(long, value_name = "NUMBER", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub parallel: u8,
+
     /// Choose the platform, as OS/ARCH[/VARIANT]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
@@ -125,7 +129,10 @@ pub struct PullOptions {
 pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
     let options = PullOptions {
         platform: args.platform.as_deref().map(Platform::parse).transpose()?,
-        settings: args.registry.settings()?,
+        settings: Settings {
+            parallel: Some(args.parallel),
+            ..args.registry.settings()?
+        },
         quiet: args.quiet,
     };
     // All names are read before anything is fetched.

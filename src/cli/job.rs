@@ -3,10 +3,12 @@
 //! The command makes a [`Request`]; [`work`] answers it, in another process that is root of a user
 //! namespace. Both are here so that they cannot disagree. The display belongs to the job.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::progress::{self, Verb, say};
@@ -16,18 +18,20 @@ use crate::container::copy::receive::{Owners, Shape};
 use crate::container::copy::send::LastLink;
 use crate::container::copy::{Mounted, Mounting};
 use crate::container::diff::{self, Place};
-use crate::container::{self, check, usage};
+use crate::container::{self, check, convert, usage};
 use crate::image::archive::{self, ImportOptions};
 use crate::image::commit::{self, Recipe};
 use crate::image::ingest::Progress;
-use crate::image::layer::Ids;
+use crate::image::layer::{Ids, disk_full};
 use crate::image::platform::Platform;
 use crate::image::pull::{self, PullRequest};
 use crate::image::reference::{Digest, Reference};
 use crate::image::space::Part;
+use crate::image::squash::write::Compression;
 use crate::image::store::{Force, Images, Removed};
 use crate::image::verify;
 use crate::paths::Store;
+use crate::{error, sys};
 
 /// What is to be done.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,6 +95,15 @@ pub enum Work {
         place: Place,
         /// All of them.
         squash: bool,
+    },
+    /// Writes an image as a squashfs to standard output, an empty file.
+    Squash {
+        /// Its trees, the topmost first.
+        trees: Vec<PathBuf>,
+        /// How blocks are packed.
+        compression: Compression,
+        /// Its configuration, which goes behind the file system.
+        config: String,
     },
     /// Makes an image of such a tar from standard input; answered by its id.
     Commit {
@@ -194,6 +207,28 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
         work,
     } = serde_json::from_str(request).context("reading a job's request")?;
     let store = Store::at(store);
+    answer(&store, ids, quiet, work, root).map_err(|error| {
+        let errno = sys::errno_of(&error);
+        let full = errno.filter(|errno| matches!(*errno, Errno::NOSPC | Errno::DQUOT));
+        let place = sys::fs::open_trusted(store.root(), OFlags::PATH);
+        match (full, place) {
+            // Wherever it was met, the remedy is the same.
+            (Some(errno), Ok(place)) if error::find(&error).is_none() => {
+                let shown = store.root().display().to_string();
+                error.context(disk_full(place.as_fd(), &shown, errno))
+            }
+            _ => error,
+        }
+    })
+}
+
+fn answer(
+    store: &Store,
+    ids: Ids,
+    quiet: bool,
+    work: Work,
+    root: Option<OwnedFd>,
+) -> Result<String> {
     let answer = match work {
         Work::Pull {
             reference,
@@ -201,20 +236,13 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
             settings,
         } => {
             let display = progress::display(Verb::Pull, quiet);
-            let pulled = pull(
-                &store,
-                reference,
-                platform,
-                &settings,
-                ids,
-                display.as_ref(),
-            )?;
+            let pulled = pull(store, reference, platform, &settings, ids, display.as_ref())?;
             serde_json::to_string(&pulled)
         }
         Work::Load { input, wanted } => {
             let display = progress::display(Verb::Load, quiet);
             let loaded = archive::load(
-                &store,
+                store,
                 open(input)?,
                 wanted.as_deref(),
                 ids,
@@ -241,7 +269,7 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
                 message,
                 platform,
             };
-            let id = archive::import(&store, open(input)?, &options, ids, display.as_ref())?;
+            let id = archive::import(store, open(input)?, &options, ids, display.as_ref())?;
             serde_json::to_string(&id)
         }
         Work::Diff { place } => {
@@ -263,9 +291,19 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
             })?;
             serde_json::to_string(&())
         }
+        Work::Squash {
+            trees,
+            compression,
+            config,
+        } => {
+            let out = std::io::stdout().as_fd().try_clone_to_owned();
+            let out = std::fs::File::from(out.context("taking standard output")?);
+            convert::squash(&trees, &out, compression, config.as_bytes())?;
+            serde_json::to_string(&())
+        }
         Work::Commit { recipe } => {
             let display = progress::display(Verb::Import, quiet);
-            let id = commit::commit(&store, open(None)?, &recipe, ids, display.as_ref())?;
+            let id = commit::commit(store, open(None)?, &recipe, ids, display.as_ref())?;
             serde_json::to_string(&id)
         }
         Work::Send {
@@ -293,22 +331,22 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
             serde_json::to_string(&received?)
         }
         Work::Reset => {
-            Images::open(&store).reset()?;
+            Images::open(store).reset()?;
             serde_json::to_string(&())
         }
         Work::Verify { how } => {
             let findings = verify::images(&verify::Asked {
-                store: &store,
+                store,
                 how,
                 ids,
-                used: &usage::all(&store)?,
-                standing: &|diff_id| check::standing_on(&store, diff_id),
+                used: &usage::all(store)?,
+                standing: &|diff_id| check::standing_on(store, diff_id),
                 client: &|reference| Settings::default().client(&reference.to_string()),
             })?;
             serde_json::to_string(&findings)
         }
         Work::Unused => {
-            let parts = Images::open(&store).remove_all_unused(&usage::all(&store)?)?;
+            let parts = Images::open(store).remove_all_unused(&usage::all(store)?)?;
             let trees = parts.into_iter().filter_map(|part| match part {
                 Part::Tree(digest) => Some(format!("deleted: {digest}")),
                 Part::Blob(_) => None,
@@ -317,7 +355,7 @@ pub fn work(request: &str, root: Option<OwnedFd>) -> Result<String> {
         }
         Work::Remove { image, force } => {
             let force = if force { Force::Yes } else { Force::No };
-            let removed = Images::open(&store).remove(&image, force, &usage::all(&store)?)?;
+            let removed = Images::open(store).remove(&image, force, &usage::all(store)?)?;
             let lines: Vec<String> = removed
                 .into_iter()
                 .map(|removed| match removed {

@@ -14,6 +14,7 @@ use crate::error::{self, Fail, Kind};
 use crate::image::auth::{self, Found, Login};
 use crate::image::login as logins;
 use crate::image::reference::DOCKER_HUB;
+use crate::image::registries::Registries;
 use crate::image::registry::Client;
 
 /// Longest password that is read, in bytes; tokens have some thousands.
@@ -25,6 +26,10 @@ pub struct LoginArgs {
     /// Keep the login in this file
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
+
+    /// Take certificates for the registry from this directory: *.crt, *.cert and *.key
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
 
     /// Print who is logged in, and do nothing else
     #[arg(long)]
@@ -72,7 +77,9 @@ pub fn login(args: &LoginArgs) -> Result<u8> {
     let key = logins::key(args.registry.as_deref().unwrap_or(DOCKER_HUB))?;
     let (registry, path) = key.split_once('/').unwrap_or((&key, ""));
     let files = files(args.authfile.clone())?;
-    let existing = match auth::find(&files, registry, path)? {
+    let helpers = helpers(args.authfile.as_ref())?;
+    let cert_dir = super::registry::cert_dir(args.cert_dir.as_ref())?;
+    let existing = match auth::find_in(&helpers, &files, registry, path)? {
         Found::Login(found) => Some(found),
         Found::Nothing => None,
         Found::OutOfReach(why) => {
@@ -94,6 +101,8 @@ pub fn login(args: &LoginArgs) -> Result<u8> {
         tls_verify: args.tls_verify,
         auth_file: None,
         login: Some(login),
+        cert_dir: cert_dir.clone(),
+        parallel: None,
     };
     let check = |login: &Login| {
         Client::new(registry, settings(login.clone()).client(registry)?)?
@@ -123,10 +132,18 @@ pub fn login(args: &LoginArgs) -> Result<u8> {
         Some(_) => files[0].clone(),
         None => logins::default_file()?,
     };
-    let place = logins::store(&files, &default, &key, &login)?;
+    let place = logins::store_in(&helpers, &files, &default, &key, &login)?;
     say(&format!("The login is kept in {place}"));
     output::print("Login Succeeded")?;
     Ok(0)
+}
+
+/// `credential-helpers` of registries.conf, which a named file stands for.
+fn helpers(only: Option<&PathBuf>) -> Result<Vec<String>> {
+    Ok(match only {
+        Some(_) => Vec::new(),
+        None => Registries::load()?.credential_helpers().to_vec(),
+    })
 }
 
 /// The files that count; at least one where `only` is given.
@@ -210,7 +227,9 @@ pub fn logout(args: &LogoutArgs) -> Result<u8> {
         (_, true) => None,
         (registry, false) => Some(logins::key(registry.as_deref().unwrap_or(DOCKER_HUB))?),
     };
-    let removed = logins::remove(&files(args.authfile.clone())?, key.as_deref())?;
+    let helpers = helpers(args.authfile.as_ref())?;
+    let files = files(args.authfile.clone())?;
+    let removed = logins::remove_in(&helpers, &files, key.as_deref())?;
     let what = key.unwrap_or_else(|| "all registries".to_owned());
     if removed.is_empty() && !args.all {
         return Err(Fail::not_found(format!("not logged in to {what}")).into());

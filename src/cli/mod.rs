@@ -6,6 +6,7 @@ mod autostart;
 mod check;
 mod commit;
 mod container;
+mod convert;
 mod copy;
 mod doctor;
 mod events;
@@ -20,6 +21,7 @@ mod lifecycle;
 mod limit;
 mod login;
 mod logs;
+mod manifest;
 mod network;
 mod output;
 mod port;
@@ -176,6 +178,9 @@ pub enum Command {
     /// Work with images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Work with lists of images, one for each platform
+    #[command(subcommand, arg_required_else_help = true)]
+    Manifest(ManifestCommand),
     /// Work with named networks, on which containers find each other
     #[command(subcommand, arg_required_else_help = true)]
     Network(NetworkCommand),
@@ -297,6 +302,30 @@ pub enum VolumeCommand {
     Prune(volume::PruneArgs),
 }
 
+/// The verbs of `rl manifest`.
+#[derive(Debug, clap::Subcommand)]
+pub enum ManifestCommand {
+    /// Make a list
+    Create(manifest::CreateArgs),
+    /// Add images to a list
+    Add(manifest::AddArgs),
+    /// Say something else of an image in a list
+    Annotate(manifest::AnnotateArgs),
+    /// Take an image out of a list
+    Remove(manifest::TakeArgs),
+    /// Show a list, or what a registry has under a name
+    Inspect(manifest::InspectArgs),
+    /// Bring a list with its images to a registry
+    Push(manifest::PushArgs),
+    /// Remove lists; their images stay
+    Rm(manifest::Names),
+    /// Say by the exit code whether there is such a list: 0 or 1
+    Exists(manifest::ExistsArgs),
+    /// List the lists
+    #[command(alias = "list")]
+    Ls,
+}
+
 /// The verbs of `rl image`.
 #[derive(Debug, clap::Subcommand)]
 pub enum ImageCommand {
@@ -318,6 +347,8 @@ pub enum ImageCommand {
     Save(save::SaveArgs),
     /// Make an image from the tar of a root file system
     Import(image::ImportArgs),
+    /// Write an image as one squashfs file, to be run where it lies: rl run ./FILE
+    Convert(convert::ConvertArgs),
     /// Show everything about an image
     Inspect(inspect::InspectArgs),
     /// Give an image one more name
@@ -362,6 +393,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     use Command as C;
     use ContainerCommand as N;
     use ImageCommand as I;
+    use ManifestCommand as M;
     use NetworkCommand as W;
     use VolumeCommand as V;
     use inspect::Kind;
@@ -407,6 +439,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Load(args) | C::Image(I::Load(args)) => image::load(args, &store()?),
         C::Save(args) | C::Image(I::Save(args)) => save::save(args, &store()?),
         C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
+        C::Image(I::Convert(args)) => convert::convert(args, &store()?),
         C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
         C::Inspect(args) => inspect::inspect(args, None, &store()?),
         C::Image(I::Inspect(args)) => inspect::inspect(args, Some(Kind::Image), &store()?),
@@ -418,6 +451,15 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Limit(args) => limit::limit(args),
         C::Rename(args) | C::Container(N::Rename(args)) => container::rename(args, &store()?),
         C::Container(N::Prune(args)) => container::prune(args, &store()?),
+        C::Manifest(M::Create(args)) => manifest::create(args, &store()?),
+        C::Manifest(M::Add(args)) => manifest::add(args, &store()?),
+        C::Manifest(M::Annotate(args)) => manifest::annotate(args, &store()?),
+        C::Manifest(M::Remove(args)) => manifest::take(args, &store()?),
+        C::Manifest(M::Inspect(args)) => manifest::inspect(args, &store()?),
+        C::Manifest(M::Push(args)) => manifest::push(args, &store()?),
+        C::Manifest(M::Rm(args)) => manifest::remove(args, &store()?),
+        C::Manifest(M::Exists(args)) => manifest::exists(args, &store()?),
+        C::Manifest(M::Ls) => manifest::ls(&store()?),
         C::Network(W::Create(args)) => network::create(args, &store()?),
         C::Network(W::Ls(args)) => network::list(args, &store()?),
         C::Network(W::Inspect(args)) => network::inspect(args, &store()?),

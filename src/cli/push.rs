@@ -34,6 +34,10 @@ pub struct PushArgs {
     #[arg(short, long, value_name = "FORMAT", value_parser = format)]
     pub format: Option<Format>,
 
+    /// Transfer so many layers at the same time, 1 to 32
+    #[arg(long, value_name = "NUMBER", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub parallel: u8,
+
     /// Print the name only
     #[arg(short, long)]
     pub quiet: bool,
@@ -61,7 +65,8 @@ pub fn format(text: &str) -> Result<Format, String> {
 
 /// `rl push`: prints the digest as docker does, or with `--quiet` the full name.
 pub fn push(args: &PushArgs, store: &Store) -> Result<u8> {
-    let settings = args.registry.settings()?;
+    let mut settings = args.registry.settings()?;
+    settings.parallel = Some(args.parallel);
     let images = Images::open(store);
     let elsewhere = args.destination.as_deref().map(Transport::parse);
     if let Some(target) = elsewhere.transpose()?.flatten() {

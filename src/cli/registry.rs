@@ -25,6 +25,10 @@ pub struct RegistryFlags {
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
 
+    /// Take certificates for the registry from this directory: *.crt, *.cert and *.key
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+
     /// Log in for this command as USER:PASSWORD; without PASSWORD it is asked for
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub creds: Option<String>,
@@ -39,6 +43,24 @@ pub struct Settings {
     pub auth_file: Option<PathBuf>,
     /// `--creds`.
     pub login: Option<Login>,
+    /// `--cert-dir`, absolute.
+    pub cert_dir: Option<PathBuf>,
+    /// `--parallel`.
+    pub parallel: Option<u8>,
+}
+
+/// `--cert-dir`, made absolute.
+///
+/// # Errors
+/// `Usage` when there is no such directory.
+pub fn cert_dir(dir: Option<&PathBuf>) -> Result<Option<PathBuf>> {
+    let Some(dir) = dir.map(std::path::absolute).transpose()? else {
+        return Ok(None);
+    };
+    match std::fs::read_dir(&dir) {
+        Ok(_) => Ok(Some(dir)),
+        Err(error) => Err(Fail::usage(format!("--cert-dir `{}`: {error}", dir.display())).into()),
+    }
 }
 
 impl RegistryFlags {
@@ -65,6 +87,8 @@ impl RegistryFlags {
             tls_verify: self.tls_verify,
             auth_file,
             login,
+            cert_dir: cert_dir(self.cert_dir.as_ref())?,
+            parallel: None,
         })
     }
 }
@@ -110,8 +134,13 @@ impl Settings {
         }
         if let Some(file) = &self.auth_file {
             client.auth_files = vec![file.clone()];
+            client.helpers.clear();
         }
         client.login.clone_from(&self.login);
+        client.cert_dir.clone_from(&self.cert_dir);
+        if let Some(parallel) = self.parallel {
+            client.parallel = parallel.into();
+        }
         Ok(client)
     }
 }

@@ -19,6 +19,7 @@ use crate::container::lifecycle::{self, Force, Volumes};
 use crate::container::record::Record;
 use crate::container::{emit, events::Event, usage, view};
 use crate::error::{self, Fail, Kind};
+use crate::image::partial;
 use crate::image::space::{Part, Space};
 use crate::image::store::{Images, StoredImage};
 use crate::paths::Store;
@@ -173,7 +174,9 @@ fn remove_images(
         lines.extend(unused?);
     }
     let after = Space::of(store)?.total();
-    Ok((lines, before.saturating_sub(after), failures))
+    // Nobody waits for them any more who asks for space.
+    let parts = partial::sweep(store, true)?;
+    Ok((lines, before.saturating_sub(after) + parts, failures))
 }
 
 /// `rl system prune`: containers that do not run, then volumes when that is wished, then images.

@@ -145,7 +145,7 @@ fn rootless() -> Result<Value> {
             program.display().to_string()
         }
         Chosen::Host => "none: the host's network".to_owned(),
-        Chosen::None | Chosen::Named { .. } => "none".to_owned(),
+        Chosen::None | Chosen::Joined | Chosen::Named { .. } => "none".to_owned(),
     };
     Ok(json!({
         "Uid": rustix::process::getuid().as_raw(),

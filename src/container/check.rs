@@ -18,9 +18,10 @@ use super::record::{self, Record};
 use super::state::{State, Status};
 use crate::cgroup::place;
 use crate::idmap::{self, Available};
+use crate::image::list::Lists;
 use crate::image::reference::Digest;
-use crate::image::scratch;
 use crate::image::verify::{Finding, How, REPAIR, said};
+use crate::image::{partial, scratch};
 use crate::paths::{self, Store};
 use crate::spec::{ContainerSpec, Rootfs, UserNs};
 use crate::sys;
@@ -67,6 +68,7 @@ pub fn all(store: &Store, how: How) -> Result<Vec<Finding>> {
     }
     check.sockets();
     check.mounts();
+    check.lists();
     Ok(check.findings)
 }
 
@@ -288,6 +290,18 @@ impl Check<'_> {
             }
         }
     }
+
+    /// Lists of images.
+    fn lists(&mut self) {
+        match Lists::open(self.store).each() {
+            Ok(lists) => {
+                for error in lists.into_iter().filter_map(|(_, list)| list.err()) {
+                    self.find(said(&error), "remove the file, and make the list again");
+                }
+            }
+            Err(error) => self.find(said(&error), "see what is wrong with the disk"),
+        }
+    }
 }
 
 fn short(id: &str) -> &str {
@@ -320,6 +334,7 @@ fn is_young(path: &Path) -> bool {
 fn is_ours(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str());
     matches!(ending, Some("lock" | "new" | "removed" | "container"))
+        || partial::is_part(&file_name(path))
         || path
             .with_file_name(format!("{}.lock", file_name(path)))
             .exists()
@@ -347,6 +362,9 @@ fn is_litter(store: &Store, path: &Path) -> bool {
     }
     if name.ends_with(".lock") {
         return !is_held(path);
+    }
+    if partial::is_part(&name) {
+        return partial::is_old(path) && !is_held(path);
     }
     let lock = path.with_file_name(format!("{name}.lock"));
     !is_held(&lock)

@@ -63,8 +63,9 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
     let pidfd = process.open().ok_or_else(|| not_running(&name))?;
     let look = || anyhow::Ok((Plan::of(process.pid)?, parent::Inside::of(process.pid)?));
     let looked = look();
-    // Alive after the looking: then its number was its own all the time.
-    if has_ended(&pidfd)? {
+    // Alive after the looking: then its number was its own all the time. One that is about to end has no namespaces any more.
+    let is_ending = matches!(&looked, Err(error) if sys::errno_of(error) == Some(Errno::NOENT));
+    if is_ending || has_ended(&pidfd)? {
         return Err(not_running(&name).into());
     }
     let (plan, inside) = looked.with_context(|| format!("looking at container `{name}`"))?;

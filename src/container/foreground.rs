@@ -71,6 +71,7 @@ fn run_in(
         plan,
         helpers,
         network: &machine.network,
+        target: machine.target.as_ref(),
         group,
         ports: &machine.ports,
         stdio: [stdin, None, None],

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod check;
+pub mod convert;
 pub mod copy;
 pub mod describe;
 pub mod diff;
@@ -12,6 +13,7 @@ pub mod follow;
 mod foreground;
 pub mod group;
 pub mod health;
+pub mod joined;
 pub mod lifecycle;
 pub mod logout;
 pub mod logs;
@@ -71,6 +73,7 @@ pub fn create(
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<(Record, Lock)> {
+    joined::settle(store, &mut spec)?;
     only_user::settle(store, &mut spec)?;
     create_settled(store, spec, options, say)
 }
@@ -122,8 +125,10 @@ pub fn run(
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
+    joined::settle(store, &mut spec)?;
     only_user::settle(store, &mut spec)?;
-    let machine = Machine::look(&spec, say)?;
+    let mut machine = Machine::look(&spec, say)?;
+    machine.join(store, &spec, say)?;
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create_settled(store, spec, options, say)?;
     let spec = record.spec()?;
@@ -157,6 +162,8 @@ pub struct Machine {
     pub plan: Plan,
     /// The network.
     pub network: net::Chosen,
+    /// The network namespace that is joined: see [`Machine::join`].
+    pub target: Option<net::joined::Target>,
     /// The ports to publish on it.
     pub ports: Vec<Publish>,
 }
@@ -192,6 +199,7 @@ impl Machine {
             available,
             plan,
             network,
+            target: None,
             ports,
         })
     }
@@ -328,14 +336,19 @@ fn order(
 ) -> Result<Order> {
     let (store, dir, plan) = (record.store(), record.dir(), &machine.plan);
     let mut spec = record.spec()?;
-    if machine.network == net::Chosen::Host {
+    // What belongs to another user namespace is seen as the host's is: no sysfs can be mounted of it.
+    let is_foreign = |target: &net::joined::Target| target.owner.is_none();
+    if machine.network == net::Chosen::Host || machine.target.as_ref().is_some_and(is_foreign) {
         spec.network = crate::spec::Network::Host;
     }
     settle(&mut spec, plan);
     let (root, driver) = root(record, &spec)?;
     let chosen = membership.map(networks::Membership::chosen);
     let emulation = emulation::of(&spec, plan);
-    let etc = write_etc(&spec, chosen.as_ref().unwrap_or(&machine.network), &dir)?;
+    let etc = match joined::etc(store, &spec)? {
+        Some(shared) => shared,
+        None => write_etc(&spec, chosen.as_ref().unwrap_or(&machine.network), &dir)?,
+    };
     Ok(Order {
         root,
         driver,
@@ -375,6 +388,18 @@ fn root(record: &Record, spec: &ContainerSpec) -> Result<(RootPlan, Driver)> {
         },
         Rootfs::Squash { path } => {
             let found = crate::image::squash::Squash::look(path)?;
+            if let Some(name) = found.foreign
+                && !stage::fuse::has_squashfuse()
+            {
+                return Err(Fail::unsupported(format!(
+                    "`{}` is packed with {name}, which only squashfuse reads, and that is not installed",
+                    path.display()
+                ))
+                .hint("ask your administrator for the package `squashfuse`")
+                .hint("or pack it anew with zstd or gzip: mksquashfs … -comp zstd")
+                .code("RL-F06")
+                .into());
+            }
             let mount = relative(store, &dir, "squash");
             store.make(&dir.join("squash"))?;
             RootPlan::Overlay {

@@ -353,7 +353,9 @@ impl Monitor {
     /// One run of the program.
     fn once(&mut self) -> Result<Exit> {
         let mut lines = Vec::new();
-        let machine = Machine::look(&self.spec, &mut |line| lines.push(line.to_owned()))?;
+        let mut say = |line: &str| lines.push(line.to_owned());
+        let mut machine = Machine::look(&self.spec, &mut say)?;
+        machine.join(self.record.store(), &self.spec, &mut say)?;
         self.group = group::make(&self.spec)?;
         let mut membership = Membership::reserve(&self.record)?;
         let order = order(
@@ -391,6 +393,7 @@ impl Monitor {
             plan: &machine.plan,
             helpers: machine.helpers(),
             network: &machine.network,
+            target: machine.target.as_ref(),
             group: self.group.as_ref(),
             ports: &machine.ports,
             stdio: [fd(0), fd(1), fd(2)],

@@ -256,6 +256,15 @@ impl Record {
         self.gone().into()
     }
 
+    /// `error` of work in its files, or that it is gone, when another command has removed it under the work.
+    #[must_use]
+    pub fn or_gone(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.dir().exists() {
+            return error;
+        }
+        self.gone().into()
+    }
+
     fn gone(&self) -> Fail {
         let id: String = self.id.chars().take(12).collect();
         Fail::not_found(format!("container {id} was removed by another command"))

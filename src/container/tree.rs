@@ -56,6 +56,12 @@ impl Dir {
         Self { parts: vec![fd] }
     }
 
+    /// The directory in the topmost layer that has it, whose owner and mode count.
+    #[must_use]
+    pub fn top(&self) -> Option<BorrowedFd<'_>> {
+        self.parts.first().map(AsFd::as_fd)
+    }
+
     /// All names, sorted, whiteouts included.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Who we are to a registry: credentials that `podman login` and `docker login` left behind.
 //!
 //! The files are those of podman (containers-auth.json(5)) and docker (`config.json`); `login` writes them. Passwords may
-//! be in the file itself or with a credential helper, a program called `docker-credential-NAME`.
+//! be in the file itself or with a credential helper, a program called `docker-credential-NAME`; registries.conf may name
+//! helpers in the place of the files.
 //!
 //! ```text
 //! { "auths":       { "host[:port][/path]": { "auth": base64 of user:password, "identitytoken": … } },
@@ -121,6 +122,44 @@ pub fn find(files: &[PathBuf], registry: &str, repository: &str) -> Result<Found
     Ok(out_of_reach.map_or(Found::Nothing, Found::OutOfReach))
 }
 
+/// What stands for the files among the helpers of registries.conf.
+pub const FILES: &str = "containers-auth.json";
+/// Who names those helpers, for messages.
+pub(super) const HELPERS_PLACE: &str = "credential-helpers in registries.conf";
+
+/// As [`find`], wherever `helpers` says, in that order: `credential-helpers` of registries.conf, of which [`FILES`] stands
+/// for the files. No helpers at all are the files alone.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_in(
+    helpers: &[String],
+    files: &[PathBuf],
+    registry: &str,
+    repository: &str,
+) -> Result<Found> {
+    let mut out_of_reach = None;
+    let default = [FILES.to_owned()];
+    let helpers = if helpers.is_empty() {
+        &default
+    } else {
+        helpers
+    };
+    for helper in helpers {
+        let found = if helper == FILES {
+            find(files, registry, repository)?
+        } else {
+            ask_helper(helper, registry, HELPERS_PLACE)?
+        };
+        match found {
+            Found::Login(credentials) => return Ok(Found::Login(credentials)),
+            Found::Nothing => {}
+            Found::OutOfReach(why) => out_of_reach = Some(why),
+        }
+    }
+    Ok(out_of_reach.map_or(Found::Nothing, Found::OutOfReach))
+}
+
 fn read(path: &Path) -> Result<Option<String>> {
     let failed = |why: String| {
         Fail::usage(format!(
@@ -202,7 +241,7 @@ impl<'t> AuthFile<'t> {
             .flat_map(|helpers| helpers.iter())
             .find(|(key, _)| normal(key) == registry)
         {
-            return self.ask_helper(helper, registry, key);
+            return ask_helper(helper, registry, &self.place(key));
         }
         let auths = self.content.auths.as_ref();
         for scope in scopes(registry, repository) {
@@ -218,7 +257,7 @@ impl<'t> AuthFile<'t> {
         }
         match self.content.creds_store.as_deref() {
             None | Some("") => Ok(Found::Nothing),
-            Some(helper) => self.ask_helper(helper, registry, "credsStore"),
+            Some(helper) => ask_helper(helper, registry, &self.place("credsStore")),
         }
     }
 
@@ -245,40 +284,6 @@ impl<'t> AuthFile<'t> {
         })
     }
 
-    fn ask_helper(&self, helper: &str, registry: &str, key: &str) -> Result<Found, Fail> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Secret {
-            username: String,
-            secret: String,
-        }
-        let place = self.place(key);
-        let name = format!("docker-credential-{helper}");
-        let out = match run_helper(helper, &place, "get", server_of(registry).as_bytes())? {
-            Ok(out) => out,
-            // The helpers' own way to say "none" (docker-credential-helpers, credentials/error.go).
-            Err(why) if why.contains("credentials not found") => return Ok(Found::Nothing),
-            Err(why) => return Ok(Found::OutOfReach(why)),
-        };
-        let Ok(secret) = serde_json::from_str::<Secret>(&out) else {
-            return Ok(Found::OutOfReach(format!(
-                "`{name}` ({place}) did not answer with a user name and a secret"
-            )));
-        };
-        let login = if secret.username == "<token>" {
-            Login::IdentityToken(secret.secret)
-        } else {
-            Login::Password {
-                user: secret.username,
-                password: secret.secret,
-            }
-        };
-        Ok(Found::Login(Credentials {
-            login,
-            source: format!("`{name}` ({place})"),
-        }))
-    }
-
     /// `FILE, line N`, where `key` stands.
     fn place(&self, key: &str) -> String {
         let quoted = format!("\"{key}\"");
@@ -288,6 +293,40 @@ impl<'t> AuthFile<'t> {
             None => self.path.display().to_string(),
         }
     }
+}
+
+/// Asks a helper that is named at `place`.
+fn ask_helper(helper: &str, registry: &str, place: &str) -> Result<Found, Fail> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Secret {
+        username: String,
+        secret: String,
+    }
+    let name = format!("docker-credential-{helper}");
+    let out = match run_helper(helper, place, "get", server_of(registry).as_bytes())? {
+        Ok(out) => out,
+        // The helpers' own way to say "none" (docker-credential-helpers, credentials/error.go).
+        Err(why) if why.contains("credentials not found") => return Ok(Found::Nothing),
+        Err(why) => return Ok(Found::OutOfReach(why)),
+    };
+    let Ok(secret) = serde_json::from_str::<Secret>(&out) else {
+        return Ok(Found::OutOfReach(format!(
+            "`{name}` ({place}) did not answer with a user name and a secret"
+        )));
+    };
+    let login = if secret.username == "<token>" {
+        Login::IdentityToken(secret.secret)
+    } else {
+        Login::Password {
+            user: secret.username,
+            password: secret.secret,
+        }
+    };
+    Ok(Found::Login(Credentials {
+        login,
+        source: format!("`{name}` ({place})"),
+    }))
 }
 
 /// What a credential helper calls a registry.

@@ -178,8 +178,8 @@ pub fn decompress<'s>(mut source: impl Read + 's) -> Result<(Packing, Box<dyn Re
     Ok((packing, reader))
 }
 
-/// Reads a layer from `source`: its bytes go to the new file `blob` where one is named, its files into
-/// the directory `tree`, which is made. Nothing can be relied on unless this succeeds.
+/// Reads a layer from `source`: its bytes go to the file `blob` where one is named, its files into
+/// the directory `tree`, which is made. What `blob` has already are the first bytes of `source`. Nothing can be relied on unless this succeeds.
 ///
 /// # Errors
 /// `Corrupt` when it is not what `expected` says, or damaged; RL-F05 when the disk is full; those of
@@ -255,7 +255,7 @@ pub fn ingest(
     })
 }
 
-/// Copies a blob to the new file `blob` and checks it; nothing is unpacked.
+/// Copies a blob to the file `blob`, as [`ingest`] does, and checks it; nothing is unpacked.
 ///
 /// # Errors
 /// As [`ingest`].
@@ -326,13 +326,21 @@ pub fn read_failed(error: io::Error) -> anyhow::Error {
     }
 }
 
+/// Where the bytes are kept.
+struct Copy<'p> {
+    file: std::fs::File,
+    path: &'p Path,
+    /// As many of the first bytes are in the file already.
+    have: u64,
+}
+
 /// A reader that digests, counts, limits and copies what goes through it.
 struct Tee<'p, R> {
     source: R,
     hash: Sha256,
     count: u64,
     limit: Option<u64>,
-    blob: Option<(std::fs::File, &'p Path)>,
+    blob: Option<Copy<'p>>,
     progress: &'p dyn LayerProgress,
 }
 
@@ -347,12 +355,13 @@ impl<'p, R: Read> Tee<'p, R> {
             None => None,
             Some(path) => {
                 let file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
+                    .append(true)
+                    .create(true)
                     .mode(0o644)
                     .open(path)
                     .with_context(|| format!("making `{}`", path.display()))?;
-                Some((file, path))
+                let have = file.metadata()?.len();
+                Some(Copy { file, path, have })
             }
         };
         Ok(Self {
@@ -414,8 +423,11 @@ impl<R: Read> Read for Tee<'_, R> {
             }
         }
         self.hash.update(chunk);
-        if let Some((file, path)) = &mut self.blob {
-            file.write_all(chunk).map_err(|error| {
+        if let Some(Copy { file, path, have }) = &mut self.blob {
+            // Of this chunk, what is not in the file yet.
+            let new = usize::try_from(self.count.saturating_sub(*have)).unwrap_or(usize::MAX);
+            let new = &chunk[count - new.min(count)..];
+            file.write_all(new).map_err(|error| {
                 use std::os::fd::AsFd as _;
                 match Errno::from_io_error(&error) {
                     Some(errno @ (Errno::NOSPC | Errno::DQUOT)) => io::Error::other(

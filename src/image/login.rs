@@ -64,6 +64,60 @@ pub fn store(files: &[PathBuf], default: &Path, key: &str, login: &Login) -> Res
     })
 }
 
+/// As [`store`], but in the first of `helpers` that takes it: `credential-helpers` of registries.conf, of which
+/// [`auth::FILES`] stands for the files. No helpers at all are the files alone.
+///
+/// # Errors
+/// As [`store`]; that of the last helper when none takes it.
+pub fn store_in(
+    helpers: &[String],
+    files: &[PathBuf],
+    default: &Path,
+    key: &str,
+    login: &Login,
+) -> Result<String> {
+    let mut last = None;
+    for helper in helpers {
+        if helper == auth::FILES {
+            return store(files, default, key, login);
+        }
+        // Helpers know servers, not what is below them.
+        if key.contains('/') {
+            continue;
+        }
+        match tell(helper, Path::new(auth::HELPERS_PLACE), key, login) {
+            Ok(()) => return Ok(format!("`docker-credential-{helper}`")),
+            Err(error) => last = Some(error),
+        }
+    }
+    match last {
+        Some(error) => Err(error),
+        None => store(files, default, key, login),
+    }
+}
+
+/// As [`remove`], in the helpers, too.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_in(helpers: &[String], files: &[PathBuf], key: Option<&str>) -> Result<Vec<String>> {
+    let place = Path::new(auth::HELPERS_PLACE);
+    let mut removed = remove(files, key)?;
+    for helper in helpers.iter().filter(|helper| *helper != auth::FILES) {
+        let keys = match key {
+            Some(key) => vec![key.to_owned()],
+            None => listed(helper, place)?,
+        };
+        for key in keys.iter().filter(|key| !key.contains('/')) {
+            if erase(helper, place, key)? {
+                removed.push(format!("`docker-credential-{helper}`"));
+            }
+        }
+    }
+    removed.dedup();
+    Ok(removed)
+}
+
 /// Removes the login for `key`, or all where none is given, from `files` and their helpers. Returns the places
 /// where there was one, for people.
 ///
@@ -216,14 +270,19 @@ fn all_keys(content: &Map<String, Value>, file: &Path) -> Result<Vec<String>> {
     if let Some(helper) = content.get("credsStore").and_then(Value::as_str)
         && !helper.is_empty()
     {
-        let place = file.display().to_string();
-        let listed = run_helper(helper, &place, "list", b"")?.map_err(Fail::denied)?;
-        let listed: Map<String, Value> = serde_json::from_str(&listed).unwrap_or_default(); // it has none
-        keys.extend(listed.iter().map(|(name, _)| normal(name)));
+        keys.extend(listed(helper, file)?);
     }
     keys.sort();
     keys.dedup();
     Ok(keys)
+}
+
+/// Every registry that a helper has a login for.
+fn listed(helper: &str, file: &Path) -> Result<Vec<String>> {
+    let place = file.display().to_string();
+    let listed = run_helper(helper, &place, "list", b"")?.map_err(Fail::denied)?;
+    let listed: Map<String, Value> = serde_json::from_str(&listed).unwrap_or_default(); // it has none
+    Ok(listed.iter().map(|(name, _)| normal(name)).collect())
 }
 
 fn tell(helper: &str, file: &Path, key: &str, login: &Login) -> Result<()> {

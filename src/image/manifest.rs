@@ -441,7 +441,8 @@ impl Index {
 
 impl Descriptor {
     /// Whether an index's entry can be an image: neither an attestation nor another artifact.
-    fn is_image(&self) -> bool {
+    #[must_use]
+    pub fn is_image(&self) -> bool {
         let unknown =
             |platform: &Platform| platform.os == "unknown" || platform.architecture == "unknown";
         document_type(&self.media_type).is_some()

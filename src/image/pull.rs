@@ -8,12 +8,15 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::attached;
 use super::config::ImageConfig;
 use super::ingest::{self, Expected, LayerProgress, Phase, Progress};
 use super::layer::Ids;
 use super::manifest::{self, Descriptor, Document};
 use super::parallel;
+use super::partial::Part;
 use super::platform::Platform;
+use super::policy::{Origin, Policy};
 use super::reference::{Digest, Reference};
 use super::registry::{BlobBody, Client, ClientOptions, Wanted, is_resumable};
 use super::scratch::{self, Scratch};
@@ -21,7 +24,7 @@ use super::store::{self, Added, Images, LayerInfo, NewImage, StoredImage};
 use crate::error::{Fail, Kind, kind};
 use crate::paths::Store;
 
-/// Layers that are fetched at the same time.
+/// Layers that are fetched at the same time when nobody chooses.
 pub const PARALLEL: usize = 3;
 /// How often layers that somebody removes meanwhile are fetched again.
 const ROUNDS: usize = 3;
@@ -110,6 +113,9 @@ fn pull_from(
             }
         }
     };
+    Policy::load()?.check(&Origin::Registry(reference), Some(&fetched.digest), &|| {
+        attached::signatures(client, repository, reference, &fetched.digest)
+    })?;
     let images = Images::open(store);
     // A newer name for an image that is here needs nothing but its manifest.
     let config_bytes = match images.read_blob(&manifest.config.digest) {
@@ -147,7 +153,10 @@ fn pull_from(
 }
 
 /// The image's configuration, with its digest checked.
-fn read_config(client: &Client, repository: &str, wanted: &Descriptor) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// The registry's; `Corrupt`.
+pub fn read_config(client: &Client, repository: &str, wanted: &Descriptor) -> Result<Vec<u8>> {
     let registry = Registry { client, repository };
     let mut bytes = Vec::new();
     registry
@@ -218,21 +227,37 @@ pub fn fetch_blob(
 }
 
 /// The blobs of one repository.
-struct Registry<'c> {
-    client: &'c Client,
-    repository: &'c str,
+#[derive(Debug)]
+pub struct Registry<'c> {
+    /// The registry.
+    pub client: &'c Client,
+    /// Its name there.
+    pub repository: &'c str,
 }
 
 impl Source for Registry<'_> {
     fn blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + '_>> {
-        let stream = self.client.blob(self.repository, layer, 0)?;
+        self.rest(layer, 0)
+    }
+
+    fn rest(&self, layer: &Descriptor, have: u64) -> Result<Box<dyn Read + '_>> {
+        let stream = self.client.blob(self.repository, layer, have)?;
         Ok(Box::new(Transfer {
             registry: Registry { ..*self },
             layer: layer.clone(),
             body: stream.body,
-            have: 0,
+            have,
+            known: have.saturating_sub(stream.offset),
             resumes: RESUMES,
         }))
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+
+    fn parallel(&self) -> usize {
+        self.client.parallel()
     }
 }
 
@@ -241,24 +266,22 @@ struct Transfer<'c> {
     registry: Registry<'c>,
     layer: Descriptor,
     body: BlobBody,
-    /// Bytes handed out.
+    /// Bytes handed out, and those that nobody wants.
     have: u64,
+    /// As many bytes of `body` come again: its server cannot give a part.
+    known: u64,
     resumes: u32,
 }
 
 impl Transfer<'_> {
-    /// Asks for the rest. A server that cannot give a part sends all, and what we have is skipped.
+    /// Asks for the rest.
     fn resume(&mut self) -> Result<()> {
-        let stream = self
-            .registry
+        let registry = &self.registry;
+        let stream = registry
             .client
-            .blob(self.registry.repository, &self.layer, self.have)?;
+            .blob(registry.repository, &self.layer, self.have)?;
         self.body = stream.body;
-        let known = self.have.saturating_sub(stream.offset);
-        let skipped = io::copy(&mut (&mut self.body).take(known), &mut io::sink())?;
-        if skipped < known {
-            return Err(Fail::network("the transfer broke off again").into());
-        }
+        self.known = self.have.saturating_sub(stream.offset);
         Ok(())
     }
 }
@@ -266,7 +289,13 @@ impl Transfer<'_> {
 impl Read for Transfer<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.body.read(buffer) {
+            let known = usize::try_from(self.known).unwrap_or(usize::MAX);
+            let end = match known {
+                0 => buffer.len(),
+                known => buffer.len().min(known),
+            };
+            match self.body.read(&mut buffer[..end]) {
+                Ok(count @ 1..) if known > 0 => self.known -= count as u64,
                 Ok(count) => {
                     self.have += count as u64;
                     return Ok(count);
@@ -284,7 +313,7 @@ impl Read for Transfer<'_> {
                 Err(error) => {
                     return Err(io::Error::other(
                         Fail::network(error.to_string())
-                            .hint("try again: layers that are complete are not fetched twice"),
+                            .hint("try again: what came of it is kept and not fetched twice"),
                     ));
                 }
             }
@@ -299,6 +328,26 @@ pub trait Source: Sync {
     /// # Errors
     /// The source's.
     fn blob(&self, layer: &Descriptor) -> Result<Box<dyn Read + '_>>;
+
+    /// The bytes of `layer` after the first `have`.
+    ///
+    /// # Errors
+    /// The source's.
+    fn rest(&self, layer: &Descriptor, have: u64) -> Result<Box<dyn Read + '_>> {
+        let mut blob = self.blob(layer)?;
+        io::copy(&mut (&mut blob).take(have), &mut io::sink()).map_err(ingest::read_failed)?;
+        Ok(blob)
+    }
+
+    /// As many blobs are read at the same time.
+    fn parallel(&self) -> usize {
+        PARALLEL
+    }
+
+    /// Whether it takes time to ask again: what came of a transfer that breaks off is kept.
+    fn is_far(&self) -> bool {
+        false
+    }
 }
 
 /// Fetches the layers that are missing and lists the image.
@@ -350,8 +399,13 @@ pub fn bring(
                 progress: progress.layer(&layer.digest, Some(layer.size)),
             })
             .collect();
-        parallel::each("layer", PARALLEL, jobs, |job| {
-            fetch(&images, store, job, source, ids)
+        parallel::each("layer", source.parallel(), jobs, |job| {
+            let place = Place {
+                images: &images,
+                store,
+                ids,
+            };
+            fetch(&place, job, source, progress)
         })?;
     }
     Err(
@@ -377,24 +431,30 @@ struct Job<'j> {
     progress: Box<dyn LayerProgress>,
 }
 
+/// Where layers go.
+struct Place<'p> {
+    images: &'p Images,
+    store: &'p Store,
+    ids: Ids,
+}
+
 /// Fetches, unpacks and keeps one layer, or what of it is missing.
 fn fetch(
-    images: &Images,
-    store: &Store,
+    place: &Place<'_>,
     job: &Job<'_>,
     source: &dyn Source,
-    ids: Ids,
+    display: &dyn Progress,
 ) -> Result<()> {
     let Job {
         diff_id,
         layer,
         progress,
     } = job;
+    let Place { images, store, ids } = place;
     progress.phase(Phase::Waiting);
     let scratch = Scratch::claim(store, diff_id.hex())?;
     let blob = images.blob_path(&layer.digest);
     let has_tree = images.layer_dir(diff_id).exists();
-    let aside = scratch.path().join("blob");
     let tree = scratch.path().join("fs");
     let mut expected = Expected {
         digest: Some(layer.digest.clone()),
@@ -406,51 +466,126 @@ fn fetch(
             images,
             &scratch,
             diff_id,
-            &LayerInfo::new(ids, ingested.digest, ingested.report),
+            &LayerInfo::new(*ids, ingested.digest, ingested.report),
         )
     };
-    let doing = || format!("fetching layer {}", layer.digest.short());
 
     if has_tree && blob.exists() {
         progress.phase(Phase::Exists);
-    } else if has_tree {
-        expected.diff_id = None;
-        let source = source.blob(layer).with_context(doing)?;
-        ingest::copy_blob(source, &aside, &expected, progress.as_ref()).with_context(doing)?;
-        std::fs::File::open(&aside)?.sync_all()?;
-        store::keep_blob(images, &aside, &layer.digest)?;
-    } else {
-        if let Ok(file) = std::fs::File::open(&blob) {
-            match ingest::ingest(file, None, &tree, ids, &expected, progress.as_ref()) {
-                Ok(ingested) => {
-                    keep(ingested)?;
-                    progress.done();
-                    return Ok(());
-                }
-                // The stored blob is damaged: a good one takes its place.
-                Err(error) if kind(&error) == Kind::Corrupt => {
-                    scratch.clear_tree()?;
-                }
-                Err(error) => {
-                    return Err(error.context(format!("unpacking layer {}", layer.digest.short())));
-                }
+        progress.done();
+        return Ok(());
+    }
+    if !has_tree && let Ok(file) = std::fs::File::open(&blob) {
+        match ingest::ingest(file, None, &tree, *ids, &expected, progress.as_ref()) {
+            Ok(ingested) => {
+                keep(ingested)?;
+                progress.done();
+                return Ok(());
+            }
+            // The stored blob is damaged: a good one takes its place.
+            Err(error) if kind(&error) == Kind::Corrupt => {
+                scratch.clear_tree()?;
+            }
+            Err(error) => {
+                return Err(error.context(format!("unpacking layer {}", layer.digest.short())));
             }
         }
-        let source = source.blob(layer).with_context(doing)?;
-        let ingested = ingest::ingest(
+    }
+    if has_tree {
+        expected.diff_id = None;
+    }
+    let take = |source: &mut dyn Read, aside: &Path| {
+        if has_tree {
+            ingest::copy_blob(source, aside, &expected, progress.as_ref())?;
+            std::fs::File::open(aside)?.sync_all()?;
+            return Ok(None);
+        }
+        ingest::ingest(
             source,
-            Some(&aside),
+            Some(aside),
             &tree,
-            ids,
+            *ids,
             &expected,
             progress.as_ref(),
         )
-        .with_context(doing)?;
-        store::keep_blob(images, &aside, &layer.digest)?;
+        .map(Some)
+    };
+    let taken = || {
+        if !source.is_far() {
+            let aside = scratch.path().join("blob");
+            let taken = take(&mut source.blob(layer)?, &aside)?;
+            store::keep_blob(images, &aside, &layer.digest)?;
+            return Ok(taken);
+        }
+        let part = Part::claim(store, &layer.digest)?;
+        let taken = match resume(&part, layer, source, display, &take) {
+            // The first bytes may be the bad ones.
+            Err((true, error)) if kind(&error) == Kind::Corrupt => {
+                display.message(&format!(
+                    "layer {}: what an earlier transfer had left is damaged, it is fetched anew",
+                    layer.digest.short()
+                ));
+                part.empty()?;
+                scratch.clear_tree()?;
+                resume(&part, layer, source, display, &take)
+            }
+            taken => taken,
+        };
+        match taken {
+            Ok(taken) => {
+                store::keep_blob(images, part.path(), &layer.digest)?;
+                Ok(taken)
+            }
+            Err((_, error)) => {
+                // What the line broke goes on with the next command.
+                if kind(&error) != Kind::Network || part.have().is_ok_and(|have| have == 0) {
+                    part.discard();
+                }
+                Err(error)
+            }
+        }
+    };
+    let taken: Result<Option<ingest::Ingested>> = taken();
+    if let Some(ingested) =
+        taken.with_context(|| format!("fetching layer {}", layer.digest.short()))?
+    {
         keep(ingested)?;
     }
     progress.done();
     Ok(())
+}
+
+/// Hands all of a layer to `take`: what is in `part`, then the rest. With an error comes whether there was anything in
+/// `part`.
+fn resume<T>(
+    part: &Part,
+    layer: &Descriptor,
+    source: &dyn Source,
+    display: &dyn Progress,
+    take: &impl Fn(&mut dyn Read, &Path) -> Result<T>,
+) -> Result<T, (bool, anyhow::Error)> {
+    let begun = |error| (false, error);
+    if part.have().map_err(begun)? > layer.size {
+        part.empty().map_err(begun)?;
+    }
+    let have = part.have().map_err(begun)?;
+    let whole = || {
+        if have == 0 {
+            return take(&mut source.blob(layer)?, part.path());
+        }
+        display.message(&format!(
+            "layer {}: {have} of {} bytes are here from an earlier transfer",
+            layer.digest.short(),
+            layer.size
+        ));
+        let rest: Box<dyn Read + '_> = if have < layer.size {
+            source.rest(layer, have)?
+        } else {
+            Box::new(io::empty())
+        };
+        take(&mut part.read()?.take(have).chain(rest), part.path())
+    };
+    whole().map_err(|error| (have > 0, error))
 }
 
 #[cfg(test)]

@@ -15,9 +15,6 @@ use super::registry::{Blob, Client, ClientOptions, Uploaded};
 use super::store::{Images, StoredImage};
 use crate::error::Fail;
 
-/// Layers that are sent at the same time.
-const PARALLEL: usize = 3;
-
 /// What is to be pushed, and how.
 #[derive(Debug, Clone)]
 pub struct PushRequest {
@@ -127,35 +124,14 @@ fn push_to(
         .hint("leave the digest out: the registry computes it")
         .into());
     }
-    let known = neighbours(images, &target.registry);
-    let mut blobs: Vec<&Descriptor> = Vec::new();
-    for blob in outgoing.layers.iter().chain([&outgoing.config]) {
-        if !blobs.iter().any(|other| other.digest == blob.digest) {
-            blobs.push(blob);
-        }
-    }
-    let jobs: VecDeque<_> = blobs
-        .into_iter()
-        .map(|blob| {
-            let is_layer = blob.digest != outgoing.config.digest;
-            let shown = is_layer.then(|| progress.layer(&blob.digest, Some(blob.size)));
-            (blob, shown)
-        })
-        .collect();
-    parallel::each("push", PARALLEL, jobs, |(blob, shown)| {
-        let from = known
-            .iter()
-            .find(|(digest, _)| *digest == blob.digest)
-            .map(|(_, repository)| &**repository);
-        push_blob(
-            client,
-            images,
-            blob,
-            from,
-            &target.repository,
-            shown.as_deref(),
-        )
-    })?;
+    let shipment = Shipment {
+        client,
+        images,
+        repository: &target.repository,
+        known: neighbours(images, &target.registry),
+        elsewhere: &|_| Ok(None),
+    };
+    shipment.send(&outgoing, progress)?;
     let digest = client.put_manifest(target, &outgoing.media_type, &outgoing.bytes)?;
     Ok(Pushed {
         digest,
@@ -163,63 +139,110 @@ fn push_to(
     })
 }
 
-fn push_blob(
-    client: &Client,
-    images: &Images,
-    blob: &Descriptor,
-    from: Option<&str>,
-    repository: &str,
-    shown: Option<&dyn LayerProgress>,
-) -> Result<()> {
-    let path = images.blob_path(&blob.digest);
-    let file = match File::open(&path) {
-        Ok(file) => Some(file),
-        // The registry may have it.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => {
-            return Err(error).with_context(|| format!("opening `{}`", path.display()));
-        }
-    };
-    if let Some(file) = &file
-        && file.metadata()?.len() != blob.size
-    {
-        return Err(damaged(blob, "is damaged").into());
+/// Where blobs go, and where they are.
+pub struct Shipment<'s> {
+    /// The registry.
+    pub client: &'s Client,
+    /// Where blobs are looked for.
+    pub images: &'s Images,
+    /// Of the registry.
+    pub repository: &'s str,
+    /// Blobs and other repositories of the registry that should have them, see [`neighbours`].
+    pub known: Vec<(Digest, String)>,
+    /// Gets a blob that is not in the store, if it is anywhere.
+    pub elsewhere: &'s (dyn Fn(&Descriptor) -> Result<Option<File>> + Sync),
+}
+
+impl std::fmt::Debug for Shipment<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shipment({})", self.repository)
     }
-    let begun = std::sync::atomic::AtomicBool::new(false);
-    let sent = |count| {
-        if let Some(shown) = shown {
-            if !begun.swap(true, std::sync::atomic::Ordering::Relaxed) {
-                shown.phase(Phase::Uploading);
+}
+
+impl Shipment<'_> {
+    /// Brings all blobs of an image there; its manifest may follow.
+    ///
+    /// # Errors
+    /// `Corrupt` when blobs are missing here and there; the registry's.
+    pub fn send(&self, outgoing: &Outgoing, progress: &dyn Progress) -> Result<()> {
+        let mut blobs: Vec<&Descriptor> = Vec::new();
+        for blob in outgoing.layers.iter().chain([&outgoing.config]) {
+            if !blobs.iter().any(|other| other.digest == blob.digest) {
+                blobs.push(blob);
             }
-            shown.advance(count);
         }
-    };
-    let wanted = Blob {
-        digest: &blob.digest,
-        file: file.as_ref(),
-        size: blob.size,
-        from,
-    };
-    let outcome = client.upload(repository, &wanted, &sent)?;
-    if let Some(shown) = shown {
-        match &outcome {
-            Uploaded::Exists => shown.phase(Phase::Exists),
-            Uploaded::Mounted(_) => shown.phase(Phase::Mounted),
-            Uploaded::Sent | Uploaded::Missing => {}
+        let jobs: VecDeque<_> = blobs
+            .into_iter()
+            .map(|blob| {
+                let is_layer = blob.digest != outgoing.config.digest;
+                let shown = is_layer.then(|| progress.layer(&blob.digest, Some(blob.size)));
+                (blob, shown)
+            })
+            .collect();
+        parallel::each("push", self.client.parallel(), jobs, |(blob, shown)| {
+            self.send_blob(blob, shown.as_deref())
+        })
+    }
+
+    fn send_blob(&self, blob: &Descriptor, shown: Option<&dyn LayerProgress>) -> Result<()> {
+        let path = self.images.blob_path(&blob.digest);
+        let mut file = match File::open(&path) {
+            Ok(file) => Some(file),
+            // The registry may have it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(error).with_context(|| format!("opening `{}`", path.display()));
+            }
+        };
+        if let Some(file) = &file
+            && file.metadata()?.len() != blob.size
+        {
+            return Err(damaged(blob, "is damaged").into());
         }
-    }
-    match outcome {
-        Uploaded::Missing => {
-            return Err(
-                damaged(blob, "is not here in the form in which registries have it").into(),
-            );
+        let begun = std::sync::atomic::AtomicBool::new(false);
+        let sent = |count| {
+            if let Some(shown) = shown {
+                if !begun.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                    shown.phase(Phase::Uploading);
+                }
+                shown.advance(count);
+            }
+        };
+        let mut known = self.known.iter();
+        let from = known
+            .find(|(digest, _)| *digest == blob.digest)
+            .map(|(_, repository)| &**repository);
+        let upload = |file: Option<&File>| {
+            let wanted = Blob {
+                digest: &blob.digest,
+                file,
+                size: blob.size,
+                from,
+            };
+            self.client.upload(self.repository, &wanted, &sent)
+        };
+        let mut outcome = upload(file.as_ref())?;
+        if matches!(outcome, Uploaded::Missing) {
+            file = (self.elsewhere)(blob)?;
+            if file.is_some() {
+                outcome = upload(file.as_ref())?;
+            }
         }
-        Uploaded::Exists | Uploaded::Mounted(_) | Uploaded::Sent => {}
+        match outcome {
+            Uploaded::Missing => {
+                return Err(
+                    damaged(blob, "is not here in the form in which registries have it").into(),
+                );
+            }
+            Uploaded::Exists => shown.inspect(|shown| shown.phase(Phase::Exists)),
+            Uploaded::Mounted(_) => shown.inspect(|shown| shown.phase(Phase::Mounted)),
+            Uploaded::Sent => shown,
+        };
+        if let Some(shown) = shown {
+            shown.done();
+        }
+        Ok(())
     }
-    if let Some(shown) = shown {
-        shown.done();
-    }
-    Ok(())
 }
 
 fn damaged(blob: &Descriptor, how: &str) -> Fail {
@@ -228,7 +251,8 @@ fn damaged(blob: &Descriptor, how: &str) -> Fail {
 }
 
 /// Blobs and the repositories of `registry` that had them once: what was pulled from there or pushed to it.
-fn neighbours(images: &Images, registry: &str) -> Vec<(Digest, String)> {
+#[must_use]
+pub fn neighbours(images: &Images, registry: &str) -> Vec<(Digest, String)> {
     let mut known = Vec::new();
     // Without them more is sent: a damaged image is no reason not to push a good one.
     for image in images

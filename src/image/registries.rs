@@ -8,7 +8,7 @@
 //! then ~/.cache/containers/short-name-aliases.conf, which tools write
 //! ```
 //!
-//! A later file wins: for one prefix, for one alias, for the list to search and the mode as a whole.
+//! A later file wins: for one prefix, for one alias, for the list to search, the mode and the helpers as a whole.
 //!
 //! Source: containers-registries.conf(5), version 2; containers-registries.conf.d(5).
 
@@ -81,6 +81,7 @@ struct Table {
 struct Content {
     unqualified_search_registries: Option<Vec<String>>,
     short_name_mode: Option<String>,
+    credential_helpers: Option<Vec<String>>,
     #[serde(default)]
     registry: Vec<Table>,
     #[serde(default)]
@@ -94,6 +95,7 @@ struct Content {
 pub struct Registries {
     search: Vec<String>,
     mode: ShortNameMode,
+    helpers: Vec<String>,
     tables: Vec<Table>,
     aliases: BTreeMap<String, Alias>,
 }
@@ -221,6 +223,9 @@ impl Registries {
             }
             self.search = search;
         }
+        if let Some(helpers) = content.credential_helpers {
+            self.helpers = helpers;
+        }
         match content.short_name_mode.as_deref() {
             None => {}
             Some("") | Some("permissive") => self.mode = ShortNameMode::Permissive,
@@ -309,6 +314,12 @@ impl Registries {
             moved(reference, &table.location, end, table.insecure)?
         });
         Ok(endpoints)
+    }
+
+    /// `credential-helpers`: where logins are looked for, see [`super::auth::find_in`].
+    #[must_use]
+    pub fn credential_helpers(&self) -> &[String] {
+        &self.helpers
     }
 
     /// Whether what is named, a repository or a registry alone, may speak plain HTTP or have any certificate.

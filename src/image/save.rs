@@ -14,9 +14,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{AtFlags, CWD, OFlags};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -366,12 +369,28 @@ fn flat(
     place.small("version", b"Directory Transport Version: 1.1\n")
 }
 
-/// An archive file that appears under its name when it is whole.
+/// An archive file that appears under its name when it is whole. Where the file system can, it has no name before, and nothing is
+/// left of it when we are killed.
 #[derive(Debug)]
 pub struct NewFile {
     file: File,
     /// Where it is written, and its name then; none for what is no regular file.
     aside: Option<(PathBuf, PathBuf)>,
+    is_nameless: bool,
+}
+
+/// A file without a name in `dir`; `None` where there is no such thing, as on NFS (open(2), `O_TMPFILE`).
+fn nameless(dir: &Path) -> Option<File> {
+    let flags = OFlags::TMPFILE.bits() | OFlags::CLOEXEC.bits();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .mode(0o666)
+        .custom_flags(flags.cast_signed())
+        .open(dir)
+        .ok()?;
+    // It gets its name by this link.
+    let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    link.symlink_metadata().ok().map(|_| file)
 }
 
 impl NewFile {
@@ -387,12 +406,19 @@ impl NewFile {
             return Ok(Self {
                 file: file.with_context(failed)?,
                 aside: None,
+                is_nameless: false,
             });
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let aside = path.with_file_name(format!(".{name}.rl-{}", std::process::id()));
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let nameless = nameless(dir.unwrap_or(Path::new(".")));
         Ok(Self {
-            file: File::create(&aside).with_context(failed)?,
+            is_nameless: nameless.is_some(),
+            file: match nameless {
+                Some(file) => file,
+                None => File::create(&aside).with_context(failed)?,
+            },
             aside: Some((aside, path.to_owned())),
         })
     }
@@ -401,6 +427,20 @@ impl NewFile {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Gives it the name `aside`, if it has none.
+    fn name(&self, aside: &Path) -> io::Result<()> {
+        if !self.is_nameless {
+            return Ok(());
+        }
+        match std::fs::remove_file(aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {} // one of our number was killed
+        }
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::fs::linkat(CWD, link, CWD, aside, AtFlags::SYMLINK_FOLLOW)?;
+        Ok(())
     }
 
     /// It is whole.
@@ -412,6 +452,7 @@ impl NewFile {
             let kept = self
                 .file
                 .sync_all()
+                .and_then(|()| self.name(&aside))
                 .and_then(|()| std::fs::rename(&aside, &path));
             if kept.is_err() {
                 let _ = std::fs::remove_file(&aside); // the first error is the one that matters

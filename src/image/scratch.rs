@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
+use super::partial;
 use crate::paths::Store;
 use crate::sys;
 
@@ -37,7 +38,7 @@ impl Scratch {
         let tmp = store.tmp();
         store.make(&tmp)?;
         let path = tmp.join(format!("{name}.lock"));
-        let lock = lock_file(&path)?;
+        let lock = lock_file(&path, 0o600)?;
         let scratch = Self {
             tmp,
             name: name.to_owned(),
@@ -102,10 +103,14 @@ impl Drop for Scratch {
     }
 }
 
-/// Opens and locks the file at `path`, which others may remove under our hands.
-fn lock_file(path: &Path) -> Result<File> {
+/// Opens and locks the file at `path`, which others may remove under our hands; where there is none, it is made.
+///
+/// # Errors
+/// The system's.
+pub fn lock_file(path: &Path, mode: u32) -> Result<File> {
     loop {
-        let file = open_lock(path).with_context(|| format!("opening `{}`", path.display()))?;
+        let file =
+            open_lock(path, mode).with_context(|| format!("opening `{}`", path.display()))?;
         file.lock()
             .with_context(|| format!("locking `{}`", path.display()))?;
         if still_there(&file, path) {
@@ -114,18 +119,19 @@ fn lock_file(path: &Path) -> Result<File> {
     }
 }
 
-fn open_lock(path: &Path) -> std::io::Result<File> {
+fn open_lock(path: &Path, mode: u32) -> std::io::Result<File> {
     std::fs::OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o600)
+        .mode(mode)
         .open(path)
 }
 
 /// Whether the locked file is the one that others find under its name.
-fn still_there(file: &File, path: &Path) -> bool {
+#[must_use]
+pub fn still_there(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
         _ => false,
@@ -154,11 +160,13 @@ pub fn is_busy(store: &Store) -> Result<bool> {
     Ok(false)
 }
 
-/// Removes what dead processes left under `tmp/`. What resists stays for the next time.
+/// Removes what dead processes left under `tmp/`, but for parts of blobs that are not old. What resists stays for the
+/// next time.
 ///
 /// # Errors
 /// When `tmp/` exists and cannot be read.
 pub fn sweep(store: &Store) -> Result<()> {
+    partial::sweep(store, false)?;
     let tmp = store.tmp();
     let entries = match std::fs::read_dir(&tmp) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

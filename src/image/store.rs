@@ -45,13 +45,14 @@ const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
 const MAX_INDEX: u64 = 64 << 20;
 /// Everything below the store's root.
-const STORED: [&str; 9] = [
+const STORED: [&str; 10] = [
     "containers",
     "names",
     "volumes",
     "networks",
     "layers",
     "images",
+    "manifests",
     "tmp",
     "events.jsonl",
     "events.jsonl.1",
@@ -643,7 +644,7 @@ impl Images {
     fn write_index(&self, index: &Index) -> Result<()> {
         let path = self.index_path();
         let text = serde_json::to_vec_pretty(index).context("writing the list of images")?;
-        sys::fs::write_atomically(&path, &self.aside(), &text)
+        super::reserve::write(&path, &self.aside(), &text)
             .with_context(|| format!("writing `{}`", path.display()))
     }
 

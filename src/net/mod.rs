@@ -1,5 +1,6 @@
 //! How a container reaches the world: which helper, when it is ready, and the names it can look up.
 
+pub mod joined;
 pub mod named;
 pub mod names;
 mod pasta;
@@ -46,6 +47,8 @@ pub enum Chosen {
         /// `key=value`.
         options: Vec<String>,
     },
+    /// A network namespace that is there already: [`joined::Target`].
+    Joined,
     /// Named networks, which [`named`] serves.
     Named {
         /// Where the container is; empty before [`named::client::Lease::reserve`].
@@ -57,7 +60,7 @@ impl Chosen {
     /// Whether the container gets a network namespace of its own.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        !matches!(self, Chosen::Host)
+        !matches!(self, Chosen::Host | Chosen::Joined)
     }
 
     /// What of these ports does not work as it does elsewhere, one line each.
@@ -86,6 +89,7 @@ impl Chosen {
             }
             Chosen::Host
             | Chosen::None
+            | Chosen::Joined
             | Chosen::Pasta { .. }
             | Chosen::Slirp { .. }
             | Chosen::Named { .. } => Vec::new(),
@@ -167,9 +171,7 @@ fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
             },
             None,
         )),
-        Network::Container { .. } | Network::Path { .. } => {
-            Err(Fail::unsupported("joining another network namespace is not built yet").into())
-        }
+        Network::Container { .. } | Network::Path { .. } => Ok((Chosen::Joined, None)),
     }
 }
 
@@ -210,7 +212,11 @@ pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str)> {
     }
     let interface = match chosen {
         Chosen::Pasta { .. } => "uplink0",
-        Chosen::Slirp { .. } | Chosen::Host | Chosen::None | Chosen::Named { .. } => "tap0",
+        Chosen::Slirp { .. }
+        | Chosen::Host
+        | Chosen::None
+        | Chosen::Joined
+        | Chosen::Named { .. } => "tap0",
     };
     let mut uplink = start(&chosen, Vec::new(), pid)?
         .ok_or_else(|| missing("neither pasta nor slirp4netns is installed", "passt"))?;
@@ -283,7 +289,7 @@ pub fn start(
     pid: rustix::process::Pid,
 ) -> Result<Option<Uplink>> {
     match chosen {
-        Chosen::Host | Chosen::None | Chosen::Named { .. } => Ok(None),
+        Chosen::Host | Chosen::None | Chosen::Joined | Chosen::Named { .. } => Ok(None),
         Chosen::Pasta {
             program,
             options,

@@ -168,6 +168,7 @@ fn servers(names: &Names, chosen: &Chosen, resolv_conf: &str) -> Vec<String> {
         Chosen::None | Chosen::Named { .. } => Vec::new(),
         // Its own resolver asks the host's, wherever that listens.
         Chosen::Slirp { options, .. } => vec![slirp::addresses(options).dns.to_string()],
+        Chosen::Joined => reachable_servers(resolv_conf),
         Chosen::Pasta { .. } => {
             let reachable = reachable_servers(resolv_conf);
             if reachable.is_empty() {
@@ -228,7 +229,7 @@ pub fn hosts(
             }
             None
         }
-        Chosen::Host => None,
+        Chosen::Host | Chosen::Joined => None,
     };
     if let (Some(address), Some(hostname)) = (own, hostname) {
         let _ = writeln!(text, "{address}\t{hostname}");
@@ -240,7 +241,7 @@ pub fn hosts(
 fn to_host(chosen: &Chosen, host: &Host) -> Option<IpAddr> {
     match chosen {
         Chosen::Host => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        Chosen::None | Chosen::Named { .. } => None,
+        Chosen::None | Chosen::Joined | Chosen::Named { .. } => None,
         Chosen::Slirp { options, .. } => {
             let addresses = slirp::addresses(options);
             if addresses.loopback {

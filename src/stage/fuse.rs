@@ -129,16 +129,6 @@ fn squash(plan: &RootPlan, pid: Pid, join: &[BorrowedFd<'_>]) -> Result<Child> {
         return Err(Fail::system("this root is no squash file").into());
     };
     let program = SQUASHFUSE.iter().find_map(|name| find_program(name));
-    let program = program.ok_or_else(|| {
-        Fail::unsupported("nothing is installed that mounts a squash file")
-            .hint("ask your administrator for the package `squashfuse`")
-            .hint(format!(
-                "or unpack it: unsquashfs -d DIR -o {} {}; rl run --rootfs DIR",
-                squash.offset,
-                squash.file.display()
-            ))
-            .code("RL-F06")
-    })?;
     let file = sys::fs::open_trusted(&squash.file, OFlags::RDONLY)
         .with_context(|| format!("opening `{}`", squash.file.display()))?;
     let options = format!("allow_other,default_permissions,offset={}", squash.offset);
@@ -150,13 +140,38 @@ fn squash(plan: &RootPlan, pid: Pid, join: &[BorrowedFd<'_>]) -> Result<Child> {
         format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
         target.clone().into(),
     ];
+    let own = [
+        OsString::from(SQUASH),
+        file.as_raw_fd().to_string().into(),
+        squash.offset.to_string().into(),
+        target.clone().into(),
+    ];
     let pid = pid.as_raw_nonzero();
-    serve(&program, &words, Some(&file), pid, join, &target).map_err(|error| {
+    let served = match &program {
+        Some(program) => serve(program, &words, Some(&file), pid, join, &target),
+        None => serve(Path::new(OURSELVES), &own, Some(&file), pid, join, &target),
+    };
+    served.map_err(|error| {
         let fail = Fail::unsupported(format!("cannot mount `{}`", squash.file.display()))
             .hint("is /dev/fuse there, and open to you? rl doctor")
+            .hint(format!(
+                "or unpack it: unsquashfs -d DIR -o {} {}; rl run --rootfs DIR",
+                squash.offset,
+                squash.file.display()
+            ))
             .code("RL-F06");
         error.context(fail)
     })
+}
+
+/// The first word of our own process that serves one, where neither of them is installed: `image::squash::serve`.
+pub const SQUASH: &str = "rl:[squash]";
+const OURSELVES: &str = "/proc/self/exe";
+
+/// Whether one of the programs is installed that read a squashfs of every kind.
+#[must_use]
+pub fn has_squashfuse() -> bool {
+    SQUASHFUSE.iter().any(|name| find_program(name).is_some())
 }
 
 /// Programs that serve a squashfs, the quicker first.

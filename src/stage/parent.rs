@@ -16,6 +16,7 @@ use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan};
+use crate::net::joined::Target;
 use crate::net::named::client::Lease;
 use crate::net::publish::Reserved;
 use crate::net::{self, Chosen, Uplink};
@@ -41,6 +42,8 @@ pub struct Launch<'a> {
     pub helpers: Option<&'a Helpers>,
     /// The network.
     pub network: &'a Chosen,
+    /// The network namespace that is joined, with [`Chosen::Joined`].
+    pub target: Option<&'a Target>,
     /// The control group that pid 1 begins in; the caller's own where there is none.
     pub group: Option<&'a Group>,
     /// The ports to publish.
@@ -118,9 +121,13 @@ pub fn start(
     // Before there is anything to clean up.
     let ports = net::publish::reserve(launch.ports)?;
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
+    let others: Vec<BorrowedFd<'_>> = launch.target.iter().map(|one| one.net.as_fd()).collect();
     let mut sealed = Sealed {
         namespaces: flags(launch),
-        enter: None,
+        enter: launch.target.map(|target| Enter {
+            user: target.owner.as_ref().map(|(user, _)| user.as_fd()),
+            others: &others,
+        }),
         cgroup: launch.group.map(|group| group.as_fd()),
         argv: &argv,
         // What the program sees of its first environment is `/proc/1/environ`: nothing of the caller's.
@@ -191,7 +198,9 @@ fn bring_up(
         None => std::mem::take(&mut ports),
     };
     running.uplink = net::start(launch.network, helped, running.child.pid)?;
-    idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
+    if !shares_ids(launch) {
+        idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
+    }
     if let Some(lease) = &mut lease {
         lease.plug(running.child.pid.as_raw_nonzero().get())?;
     }
@@ -332,7 +341,7 @@ pub fn join(
     let child = sys::process::spawn_sealed(&Sealed {
         namespaces: 0,
         enter: Some(Enter {
-            user: inside.user.as_fd(),
+            user: Some(inside.user.as_fd()),
             others: &others,
         }),
         cgroup: group.map(|group| group.as_fd()),
@@ -409,10 +418,14 @@ pub fn job_with(
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let Aids { stdio, root, user } = aids;
     let child = clone(&Sealed {
-        namespaces: libc::CLONE_NEWUSER | libc::CLONE_NEWNS,
+        namespaces: if user.is_some() {
+            0
+        } else {
+            libc::CLONE_NEWUSER | libc::CLONE_NEWNS
+        },
         // Its mount namespace is a copy of the host's then, too.
         enter: user.as_ref().map(|user| Enter {
-            user: user.as_fd(),
+            user: Some(user.as_fd()),
             others: &[],
         }),
         cgroup: None,
@@ -492,9 +505,18 @@ fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
     [title, word(role.to_owned()), word(socket.to_string())]
 }
 
+/// Whether the user namespace is the one that owns a network namespace which is joined.
+fn shares_ids(launch: &Launch<'_>) -> bool {
+    launch.target.is_some_and(|target| target.owner.is_some())
+}
+
 fn flags(launch: &Launch<'_>) -> i32 {
     let namespaces = &launch.order.spec.namespaces;
-    let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+    let mut flags = if shares_ids(launch) {
+        0
+    } else {
+        libc::CLONE_NEWUSER | libc::CLONE_NEWNS
+    };
     let cgroup = if launch.group.is_some() {
         0
     } else {

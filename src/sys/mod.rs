@@ -6,6 +6,7 @@
 pub mod confine;
 pub mod fs;
 pub mod mount;
+pub mod namespace;
 pub mod net;
 pub mod netlink;
 pub mod process;

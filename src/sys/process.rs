@@ -199,7 +199,7 @@ fn clone_like_fork(
 /// What [`spawn_sealed`] starts.
 #[derive(Debug)]
 pub struct Sealed<'a> {
-    /// `CLONE_NEW*` flags.
+    /// `CLONE_NEW*` flags. With a user namespace that is entered, neither that kind nor the mount namespace: the guide has made one.
     pub namespaces: i32,
     /// The namespaces of a running container that it goes into.
     pub enter: Option<Enter<'a>>,
@@ -222,8 +222,8 @@ pub struct Sealed<'a> {
 /// Namespaces that exist already, as files of `/proc/PID/ns`.
 #[derive(Debug)]
 pub struct Enter<'a> {
-    /// The user namespace: it is joined first, and gives the right to join the others.
-    pub user: BorrowedFd<'a>,
+    /// The user namespace: it is joined first, and gives the right to join the others. None: ours does.
+    pub user: Option<BorrowedFd<'a>>,
     /// The others, the mount namespace among them.
     pub others: &'a [BorrowedFd<'a>],
 }
@@ -341,23 +341,31 @@ impl ChildPlan<'_> {
 
     /// Joins, clones, and returns the clone's number; in the clone it does not return.
     fn guide(&self, enter: &Enter<'_>) -> std::result::Result<i32, Errno> {
+        let Some(user) = enter.user else {
+            return self.sibling(enter, None);
+        };
         // What runs inside may be root over the user namespace that is joined next. Until the exec, which
         // brings new memory, this process has the host's files and the caller's memory: nobody may look into it.
         // SAFETY: prctl with plain numbers.
         check(i64::from(unsafe {
             libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0)
         }))?;
-        join(enter.user)?;
+        join(user)?;
         // SAFETY: unshare with plain numbers.
         check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
         let file = self.sealed_mount().or_else(|_| sealed_copy())?;
+        self.sibling(enter, Some(file))
+    }
+
+    fn sibling(&self, enter: &Enter<'_>, file: Option<RawFd>) -> std::result::Result<i32, Errno> {
         for namespace in enter.others {
             join(*namespace)?;
         }
         #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
-        match clone_like_fork(libc::CLONE_PARENT as u64, None)? {
+        let flags = (libc::CLONE_PARENT | self.sealed.namespaces) as u64;
+        match clone_like_fork(flags, None)? {
             Some(child) => Ok(child.pid.as_raw_nonzero().get()),
-            None => self.run(Some(file)),
+            None => self.run(file),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::support::image::{Compression, Image, Layer, digest};
 use crate::support::{Home, registry, wait_for};
 
 /// Different numbers every time, without a crate for it.
-fn random(below: u64) -> u64 {
+pub fn random(below: u64) -> u64 {
     let nanos = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()
@@ -17,8 +17,16 @@ fn random(below: u64) -> u64 {
     u64::from(nanos.wrapping_mul(2_654_435_761) >> 4) % below
 }
 
+/// `RL_TEST_ROUNDS`, or a few.
+pub fn rounds(few: u64) -> u64 {
+    std::env::var("RL_TEST_ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(few)
+}
+
 /// Every blob is what its name says, and every unpacked layer is finished.
-fn verify(home: &Home) {
+pub fn verify(home: &Home) {
     let blobs = home.store().join("images/blobs/sha256");
     for entry in std::fs::read_dir(blobs).into_iter().flatten() {
         let entry = entry.unwrap();
@@ -75,7 +83,7 @@ fn a_pull_that_is_killed_can_be_repeated() {
 
     home.load_busybox();
     let mut killed = 0;
-    for round in 0..25 {
+    for round in 0..rounds(25) {
         let mut pull = home.rl("pull -q").arg(&name).spawn();
         std::thread::sleep(Duration::from_micros(random(whole)));
         if !pull.ended() {
@@ -106,7 +114,7 @@ fn a_pull_that_is_killed_can_be_repeated() {
 }
 
 /// Files that no command will ever need again.
-fn litter(home: &Home) -> String {
+pub fn litter(home: &Home) -> String {
     let store = home.store();
     let find = format!(
         "cd {0} && find tmp images -mindepth 1 ! -name '*lock*' \\( -path 'tmp/*' -o -name '.*' \\)",
@@ -116,7 +124,7 @@ fn litter(home: &Home) -> String {
 }
 
 /// Processes whose environment has this home in it.
-fn processes(home: &Home) -> Vec<String> {
+pub fn processes(home: &Home) -> Vec<String> {
     let marker = format!("HOME={}", home.path().join("home").display());
     std::fs::read_dir("/proc")
         .unwrap()

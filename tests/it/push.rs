@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::host::Need;
 use crate::support::image::{Compression, Image, Layer};
-use crate::support::registry::Cutter;
+use crate::support::registry::Line;
 use crate::support::{Home, registry};
 
 /// What skopeo finds at the registry, byte for byte.
@@ -123,12 +123,12 @@ fn an_upload_over_a_line_that_is_cut_arrives_whole() {
     let layer = Layer::new().file("noise", 0o644, noise);
     home.load(&Image::on_busybox(vec![layer]), "noise");
     let name = registry::fresh_name(&home);
-    let cutter = Cutter::start(&registry::plain(), 1 << 20, 2);
+    let cutter = Line::cut(&registry::plain(), 1 << 20, 2);
     let through = name.replace(&registry::plain(), &cutter.address().to_string());
     home.rl("push noise").arg(&through).ok();
     assert!(cutter.is_done());
     // And back again over such a line, into another home.
-    let cutter = Cutter::start(&registry::plain(), 1 << 20, 3);
+    let cutter = Line::cut(&registry::plain(), 1 << 20, 3);
     let through = name.replace(&registry::plain(), &cutter.address().to_string());
     let other = Home::new();
     other.rl("pull").arg(&through).ok();
@@ -190,11 +190,8 @@ fn a_login_is_checked_kept_closed_used_and_forgotten() {
     home.rl("pull --creds user:secret").arg(&target).ok();
 }
 
-#[test]
-fn a_login_goes_to_the_credential_helper_that_is_set() {
-    needs!(Need::Ours, Need::Registry);
-    let mut home = Home::new();
-    let address = registry::auth();
+/// A credential helper `rltest` in the path, which keeps one secret in a file of the home.
+fn with_helper(home: &mut Home) {
     let helper = "#!/bin/sh\ncase $1 in store) cat >$HOME/secret ;; get) cat >/dev/null; [ -e $HOME/secret ] && sed 's/ServerURL/Server/' $HOME/secret || { echo credentials not found in native keychain; exit 1; } ;; erase) rm $HOME/secret ;; esac\n";
     let file = home.file("bin/docker-credential-rltest", helper);
     use std::os::unix::fs::PermissionsExt as _;
@@ -204,6 +201,133 @@ fn a_login_goes_to_the_credential_helper_that_is_set() {
         file.parent().unwrap().display()
     );
     home.set("PATH", path);
+}
+
+#[test]
+fn a_login_goes_to_the_helpers_that_registries_conf_names() {
+    needs!(Need::Ours, Need::Registry);
+    let mut home = Home::new();
+    let address = registry::auth();
+    with_helper(&mut home);
+    let helpers = r#"credential-helpers = ["nobody", "rltest", "containers-auth.json"]"#;
+    configure(&home, helpers);
+    let secret = home.path().join("home/secret");
+    home.rl("login -u user --password-stdin")
+        .arg(&address)
+        .stdin("secret")
+        .ok()
+        .stderr_has("docker-credential-rltest");
+    assert!(secret.exists());
+    assert!(
+        !home
+            .path()
+            .join("home/.config/containers/auth.json")
+            .exists()
+    );
+    home.rl("login --get-login").arg(&address).says("user");
+    let image = format!("{address}/private/busybox");
+    home.rl("pull").arg(&image).ok();
+    // A file that is named stands for all others.
+    let empty = home.file("empty.json", "{}");
+    home.rl("pull --authfile")
+        .arg(&empty)
+        .arg(&image)
+        .fails(125);
+    home.rl("logout nobody.example").fails(125);
+    configure(&home, r#"credential-helpers = ["rltest"]"#);
+    home.rl("logout").arg(&address).ok();
+    assert!(!secret.exists());
+    // Files that are not listed do not count.
+    home.rl("login --authfile home/.config/containers/auth.json -u user --password-stdin")
+        .cwd(home.path())
+        .arg(&address)
+        .stdin("secret")
+        .ok();
+    home.rl("pull").arg(&image).fails(125);
+    configure(
+        &home,
+        r#"credential-helpers = ["rltest", "containers-auth.json"]"#,
+    );
+    home.rl("pull").arg(&image).ok();
+}
+
+/// Every command that asks a registry takes the same four flags.
+#[test]
+fn logins_and_certificates_are_given_with_each_command() {
+    needs!(Need::Ours, Need::Registry);
+    let home = Home::with_busybox();
+    let private = format!("{}/private/busybox", registry::auth());
+    let file = home.file("auth.json", "{}");
+    home.rl("login --authfile")
+        .arg(&file)
+        .args(["-u", "user", "-p", "secret", &registry::auth()])
+        .ok();
+    let file = file.to_str().unwrap().to_owned();
+    let authfile = format!("--authfile={file}");
+    let certs = home.dir("certs");
+    std::fs::copy(registry::authority(), certs.join("ca.crt")).unwrap();
+    let cert_dir = format!("--cert-dir={}", certs.display());
+    let secure = format!("{}/busybox", registry::tls());
+    for (line, flag, name) in [
+        ("pull", authfile.as_str(), private.as_str()),
+        ("pull", "--creds=user:secret", &private),
+        ("pull", &cert_dir, &secure),
+        ("pull", "--tls-verify=false", &secure),
+        ("run --rm --network none --pull always", &authfile, &private),
+        (
+            "run --rm --network none --pull always",
+            "--creds=user:secret",
+            &private,
+        ),
+        ("run --rm --network none --pull always", &cert_dir, &secure),
+        ("create --pull always", &authfile, &private),
+        ("create --pull always", &cert_dir, &secure),
+        ("image ls-remote", &authfile, &private),
+        ("image ls-remote", &cert_dir, &secure),
+        ("search", &authfile, &private),
+        ("search", &cert_dir, &secure),
+        ("manifest inspect", &authfile, &private),
+        ("manifest inspect", "--creds=user:secret", &private),
+        ("manifest inspect", &cert_dir, &secure),
+        (
+            "push busybox",
+            &authfile,
+            &private.replace("busybox", "again"),
+        ),
+        (
+            "push busybox",
+            &cert_dir,
+            &secure.replace("busybox", "again"),
+        ),
+    ] {
+        let without = home.rl(line).arg(name).run();
+        assert_eq!(without.status.code(), Some(125), "{without:?}");
+        home.rl(line).args([flag, name]).ok();
+    }
+    home.rl("login -u x --password-stdin")
+        .arg(&cert_dir)
+        .arg(registry::tls())
+        .stdin("x")
+        .ok();
+    home.rl("login -u x --password-stdin")
+        .arg(registry::tls())
+        .stdin("x")
+        .fails(125);
+    home.rl("logout --authfile")
+        .args([&file, &registry::auth()])
+        .ok();
+    home.rl("pull --cert-dir /nowhere")
+        .arg(&secure)
+        .fails(125)
+        .stderr_has("/nowhere");
+}
+
+#[test]
+fn a_login_goes_to_the_credential_helper_that_is_set() {
+    needs!(Need::Ours, Need::Registry);
+    let mut home = Home::new();
+    let address = registry::auth();
+    with_helper(&mut home);
     let config = home.file("home/.docker/config.json", r#"{"credsStore": "rltest"}"#);
     home.rl("login -u user --password-stdin")
         .arg(&address)

@@ -15,6 +15,13 @@ const NEEDS: [Need; 4] = [
     Need::Writable("/dev/fuse"),
 ];
 
+/// With `squashfuse`, and with our own reader where that is not installed.
+fn with_both(home: &mut Home, mut check: impl FnMut(&mut Home)) {
+    check(home);
+    home.without_programs(&["squashfuse", "squashfuse_ll"]);
+    check(home);
+}
+
 macro_rules! needs_squash {
     () => {
         needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
@@ -67,7 +74,7 @@ fn servers(home: &Home) -> Vec<u32> {
     let serves = |pid: &u32| {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).into_owned();
-        words.contains("squashfuse") && words.contains(&store)
+        (words.contains("squashfuse") || words.contains("rl:[squash]")) && words.contains(&store)
     };
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
@@ -88,26 +95,28 @@ fn a_squash_file_is_run_where_it_lies_and_never_written() {
     let mut home = Home::with_busybox();
     let file = squash(&home);
     let before = std::fs::read(&file).unwrap();
-    for driver in ["auto", "fuse-overlayfs"] {
-        home.set("RL_STORAGE_DRIVER", driver);
-        home.rl("run --rm ./box.sqsh sh -c")
+    with_both(&mut home, |home| {
+        for driver in ["auto", "fuse-overlayfs"] {
+            home.set("RL_STORAGE_DRIVER", driver);
+            home.rl("run --rm ./box.sqsh sh -c")
             .arg("cat /data; echo new > /data; rm -r /.singularity.d; mkdir /d; echo x > /d/x; cat /data /d/x; ls -d /.singularity.d 2>/dev/null || echo gone")
             .says("given\nnew\nx\ngone");
-        home.rl("run --rm")
-            .arg(&file)
-            .arg("cat")
-            .arg("/data")
+            home.rl("run --rm")
+                .arg(&file)
+                .arg("cat")
+                .arg("/data")
+                .says("given");
+            home.rl("run --rm --read-only ./box.sqsh touch /x")
+                .fails(1)
+                .stderr_has("Read-only");
+        }
+        home.unset("RL_STORAGE_DRIVER");
+        home.rl("run --rm --userns keep-id ./box.sqsh cat /data")
             .says("given");
-        home.rl("run --rm --read-only ./box.sqsh touch /x")
-            .fails(1)
-            .stderr_has("Read-only");
-    }
-    home.unset("RL_STORAGE_DRIVER");
-    home.rl("run --rm --userns keep-id ./box.sqsh cat /data")
-        .says("given");
-    home.rl("run --rm -i ./box.sqsh")
-        .stdin("echo from the shell\n")
-        .says("from the shell");
+        home.rl("run --rm -i ./box.sqsh")
+            .stdin("echo from the shell\n")
+            .says("from the shell");
+    });
     assert!(
         std::fs::read(&file).unwrap() == before,
         "the file was changed"
@@ -119,27 +128,31 @@ fn a_squash_file_is_run_where_it_lies_and_never_written() {
 fn owners_and_modes_are_those_of_the_file() {
     needs!(Need::Ranges);
     needs_squash!();
-    let home = Home::with_busybox();
+    let mut home = Home::with_busybox();
     squash(&home);
-    home.rl("run --rm ./box.sqsh stat -c")
-        .args(["%u:%g %a", "/owned", "/data"])
-        .says("5:6 640\n0:0 644");
-    home.rl("run --rm -u 7 ./box.sqsh cat /owned")
-        .fails(1)
-        .stderr_has("Permission denied");
-    home.rl("run --rm -u 5 ./box.sqsh cat /owned")
-        .says("theirs");
+    with_both(&mut home, |home| {
+        home.rl("run --rm ./box.sqsh stat -c")
+            .args(["%u:%g %a", "/owned", "/data"])
+            .says("5:6 640\n0:0 644");
+        home.rl("run --rm -u 7 ./box.sqsh cat /owned")
+            .fails(1)
+            .stderr_has("Permission denied");
+        home.rl("run --rm -u 5 ./box.sqsh cat /owned")
+            .says("theirs");
+    });
 }
 
 #[test]
 fn no_ranges_and_a_squash_file_is_run() {
     needs!(Need::NoRanges);
     needs_squash!();
-    let home = Home::with_busybox();
+    let mut home = Home::with_busybox();
     squash(&home);
-    home.rl("run --rm ./box.sqsh sh -c")
-        .arg("echo new > /data; cat /data")
-        .says("new");
+    with_both(&mut home, |home| {
+        home.rl("run --rm ./box.sqsh sh -c")
+            .arg("echo new > /data; cat /data")
+            .says("new");
+    });
 }
 
 #[test]
@@ -230,8 +243,11 @@ fn what_cannot_be_run_is_refused_with_the_reason() {
         .stderr_has("RL-F03");
     home.unset("RL_STORAGE_DRIVER");
     home.without_programs(&["squashfuse", "squashfuse_ll"]);
-    home.rl("run --rm ./box.sqsh true")
+    home.sh("mksquashfs tree xz.sqsh -comp xz -quiet -no-progress")
+        .ok();
+    home.rl("run --rm ./xz.sqsh true")
         .fails(125)
+        .stderr_has("packed with xz")
         .stderr_has("RL-F06");
     home.rl("ps -aq").says("");
 }
@@ -239,22 +255,179 @@ fn what_cannot_be_run_is_refused_with_the_reason() {
 #[test]
 fn a_damaged_squash_file_is_an_error_and_never_the_end_of_more() {
     needs_squash!();
-    let home = Home::with_busybox();
+    let mut home = Home::with_busybox();
     let file = squash(&home);
     let whole = std::fs::read(&file).unwrap();
-    // The tables at the end, then pieces all over; the superblock says the same as before.
-    for (from, step) in [(whole.len() / 2, 1), (96, 977), (96, 61)] {
-        let mut bytes = whole.clone();
-        for at in (from..bytes.len()).step_by(step) {
-            bytes[at] ^= 0x5a;
+    with_both(&mut home, |home| {
+        // The tables at the end, then pieces all over; the superblock says the same as before.
+        for (from, step) in [(whole.len() / 2, 1), (96, 977), (96, 61)] {
+            let mut bytes = whole.clone();
+            for at in (from..bytes.len()).step_by(step) {
+                bytes[at] ^= 0x5a;
+            }
+            home.file("damaged.sqsh", bytes);
+            let output = home
+                .rl("run --rm ./damaged.sqsh sh -c")
+                .arg("cat /data /bin/busybox > /dev/null")
+                .run();
+            assert!(!output.status.success(), "it cannot work");
         }
-        home.file("damaged.sqsh", bytes);
-        let output = home
-            .rl("run --rm ./damaged.sqsh sh -c")
-            .arg("cat /data /bin/busybox > /dev/null")
-            .run();
-        assert!(!output.status.success(), "it cannot work");
-    }
+    });
     gone(&home);
     home.rl("ps -aq").says("");
+}
+
+/// An image with all that a file can be, and a configuration of its own.
+fn varied(home: &Home) {
+    home.sh(
+        r#"printf 'set -e
+            mkdir -p /d/deep/er /many; cd /d
+            echo one >file; ln file again; ln -s ../nowhere link; mkfifo pipe
+            chmod 4755 file; chmod 1777 deep; : >empty
+            dd if=/dev/urandom of=noise bs=1000 count=400 2>/dev/null
+            dd if=/dev/zero of=zeros bs=1024 count=300 2>/dev/null; echo end >>zeros
+            dd if=/dev/urandom of=whole bs=131072 count=2 2>/dev/null
+            i=0; while [ $i -lt 700 ]; do i=$((i+1)); echo $i >/many/a-name-of-some-length-$i; done
+            touch -d "2001-02-03 04:05:06" file
+            rm /bin/vi; ln -s gone "a name with a space"
+        ' >script
+        $RL create --name v --network none busybox sh /script >/dev/null
+        $RL cp script v:/script && $RL start -a v
+        $RL commit -q -c 'ENV GREETING=hello' -c 'WORKDIR /d' -c 'CMD ["sh", "-c", "echo $GREETING from $PWD"]' -c 'USER 0:0' v varied >/dev/null
+        $RL rm v >/dev/null"#,
+    )
+    .ok();
+}
+
+/// Names, types, modes, owners, sizes, times, links and content, as a program inside sees them.
+const LOOK: &str = r#"cd / && find . -xdev ! -path './proc*' ! -path './sys*' ! -path './dev*' ! -path './etc/hosts' ! -path './etc/host*' ! -path './etc/resolv.conf' \
+    ! -name . -exec stat -c '%n %F %a %u:%g %s %h' {} + | sed '/ directory /s/ [0-9]* [0-9]*$//' | sort
+    find . -xdev -type f ! -path './proc*' ! -path './sys*' ! -path './dev*' ! -path './etc/host*' ! -path './etc/resolv.conf' -exec stat -c '%n %Y' {} + | sort
+    find d many bin -type f -exec md5sum {} + | sort; find d bin -type l -exec readlink {} + | sort"#;
+
+#[test]
+fn an_image_becomes_a_file_that_is_the_same_inside() {
+    needs_squash!();
+    let mut home = Home::with_busybox();
+    varied(&home);
+    let look = |home: &Home, image: &str| {
+        home.rl("run --rm --network none -w /")
+            .arg(image)
+            .args(["sh", "-c", LOOK])
+            .ok()
+            .text()
+            .to_owned()
+    };
+    let unpacked = look(&home, "varied");
+    assert!(unpacked.contains("./d/file regular file 4755 0:0 4 2"));
+    for compression in ["zstd", "gzip"] {
+        home.rl("image convert --compression")
+            .args([compression, "varied", "v.sqsh"])
+            .ok();
+        assert!(look(&home, "./v.sqsh") == unpacked, "{compression}");
+        // The configuration came along.
+        home.rl("run --rm --network none ./v.sqsh")
+            .says("hello from /d");
+        // Others read it as what it is.
+        home.program("unsquashfs")
+            .args(["-s", "v.sqsh"])
+            .ok()
+            .stdout_has(compression);
+        home.sh("rm -rf out; unsquashfs -q -n -no-xattrs -d out v.sqsh && cat out/many/a-name-of-some-length-77")
+            .says("77");
+        let packed = home.path().join("v.sqsh").metadata().unwrap().len();
+        assert!(packed < 2_500_000, "{packed}");
+        home.sh(&format!("mv v.sqsh {compression}.sqsh")).ok();
+    }
+    // And so does our own reader, where squashfuse is not installed, also of what mksquashfs has made.
+    home.sh("unsquashfs -q -n -no-xattrs -d other gzip.sqsh; mksquashfs other other.sqsh -quiet -no-progress -all-root -b 16k && \
+             mksquashfs other plain.sqsh -quiet -no-progress -all-root -noI -noD -noF -no-fragments")
+        .ok();
+    home.without_programs(&["squashfuse", "squashfuse_ll"]);
+    // Who unpacks as an ordinary user loses modes; the rest of the lines is about content and targets.
+    let content = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with("./"));
+        lines.map(str::to_owned).collect()
+    };
+    for file in ["zstd", "gzip", "other", "plain"] {
+        let seen = look(&home, &format!("./{file}.sqsh"));
+        assert!(content(&seen).len() > 700);
+        assert!(content(&seen) == content(&unpacked), "{file}");
+        let is_ours = file == "zstd" || file == "gzip";
+        assert!(!is_ours || seen == unpacked, "{file}");
+    }
+    gone(&home);
+}
+
+#[test]
+fn owners_and_attributes_are_kept_in_a_converted_file() {
+    needs!(Need::Ranges);
+    needs_squash!();
+    let mut home = Home::with_busybox();
+    home.sh(
+        "$RL run --name o --network none busybox sh -c 'echo x >/his; chown 7:8 /his; chown 9 /home' && \
+         $RL commit -q o owned && $RL rm o && $RL image convert owned o.sqsh",
+    )
+    .ok();
+    with_both(&mut home, |home| {
+        home.rl("run --rm --network none ./o.sqsh stat -c %u:%g /his /home")
+            .says("7:8\n9:0");
+    });
+}
+
+#[test]
+fn no_ranges_and_an_image_is_converted() {
+    needs!(Need::NoRanges);
+    needs_squash!();
+    let home = Home::with_busybox();
+    home.rl("image convert busybox b.sqsh").ok();
+    home.rl("run --rm --network none ./b.sqsh echo on")
+        .says("on");
+}
+
+#[test]
+fn a_conversion_that_fails_or_is_killed_leaves_nothing() {
+    needs_squash!();
+    let home = Home::with_busybox();
+    home.file("old.sqsh", "mine");
+    home.rl("image convert nosuch:1 old.sqsh --pull never")
+        .fails(125)
+        .stderr_has("no image");
+    home.rl("image convert busybox /nosuch/dir/b.sqsh")
+        .fails(125)
+        .stderr_has("/nosuch/dir");
+    home.rl("image convert busybox .")
+        .fails(125)
+        .stderr_has("no regular file");
+    home.rl("image convert --compression lzma busybox b.sqsh")
+        .fails(125)
+        .stderr_has("gzip and zstd");
+    let list = || {
+        let dir = std::fs::read_dir(home.path()).unwrap();
+        let mut names: Vec<_> = dir.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let all = list();
+    for _ in 0..20 {
+        let convert = home.rl("image convert busybox old.sqsh").spawn();
+        convert.signal(Signal::SIGKILL);
+        convert.wait();
+        if std::fs::read(home.path().join("old.sqsh")).unwrap() != b"mine" {
+            break;
+        }
+    }
+    assert_eq!(list(), all);
+    home.rl("image convert busybox old.sqsh").ok();
+    home.rl("run --rm --network none ./old.sqsh echo on")
+        .says("on");
+    // The configuration is behind the file system, and damage to it is named.
+    let file = home.path().join("old.sqsh");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let end = bytes.len() - 40;
+    bytes[end] = 0;
+    std::fs::write(&file, bytes).unwrap();
+    home.rl("run --rm --network none ./old.sqsh true")
+        .fails(125)
+        .stderr_has("configuration behind the squashfs is damaged");
 }

@@ -312,19 +312,22 @@ fn twenty_commands_at_once_say_nothing_that_one_alone_would_not() {
     let names = ["alpha", "beta", "gamma"].map(|name| format!("{name}-{}", mark(&home)));
     let allowed = [
         "no container `",
+        "no container or image `",
+        "the container is named `",
         "was removed by another command",
         "is not running",
         "is running",
         "is taken by container",
         "is being taken by another command",
     ];
-    for round in 0..rounds(3).min(40) {
+    for round in 0..rounds(3).min(200) {
         let mut waiting = Vec::new();
         let mut commands = Vec::new();
         for _ in 0..20 {
             std::thread::sleep(Duration::from_micros(random(700)));
             let name = &names[usize::try_from(random(3)).unwrap()];
-            match random(11) {
+            let other = &names[usize::try_from(random(3)).unwrap()];
+            match random(19) {
                 0..=2 => commands.push(start_of(&home, "run -d", "--network none", name)),
                 3 => commands.push(home.rl("start").arg(name).spawn()),
                 4 => commands.push(home.rl("stop -t 1").arg(name).spawn()),
@@ -333,6 +336,14 @@ fn twenty_commands_at_once_say_nothing_that_one_alone_would_not() {
                 7 => commands.push(home.rl("rm -f").arg(name).spawn()),
                 8 => commands.push(home.rl("restart -t 0").arg(name).spawn()),
                 9 => commands.push(home.rl("ps -a").spawn()),
+                10 => commands.push(home.rl("rename").args([name, other]).spawn()),
+                11 => commands.push(home.rl("exec").arg(name).arg("true").spawn()),
+                12 => commands.push(home.rl("inspect").arg(name).spawn()),
+                13 => commands.push(home.rl("logs").arg(name).spawn()),
+                14 => commands.push(home.rl("top").arg(name).spawn()),
+                15 => commands.push(home.rl("diff").arg(name).spawn()),
+                16 => commands.push(home.rl(&format!("cp {name}:/bin/sh -")).spawn()),
+                17 => commands.push(home.rl("commit -q").args([name, "made"]).spawn()),
                 _ => waiting.push(home.rl("wait").arg(name).spawn()),
             }
         }

@@ -30,7 +30,7 @@ pub use spec::{Environment, spec, variables};
 
 use super::image::{self, PullOptions};
 use super::progress::say;
-use super::registry::Settings;
+use super::registry::RegistryFlags;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
 use crate::image::squash::Squash;
@@ -125,10 +125,7 @@ fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result
         (Rootfs::Layers { diff_ids }, Some(wanted)) => {
             let options = PullOptions {
                 platform: args.platform.as_deref().map(Platform::parse).transpose()?,
-                settings: Settings {
-                    tls_verify: args.tls_verify,
-                    ..Settings::default()
-                },
+                settings: args.registry.settings()?,
                 quiet: args.quiet,
             };
             let image = image::obtain(store, &wanted.reference, args.pull, &options)?;
@@ -480,9 +477,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "CLOCK=DURATION")]
     pub time_offset: Vec<String>,
 
-    /// Verify the registry's certificate (default: true)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
-    pub tls_verify: Option<bool>,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
 
     /// Mount memory, as TARGET[:OPTIONS] (can be repeated)
     #[arg(long, value_name = "MOUNT")]

@@ -88,8 +88,10 @@ pub fn reach(record: &Record) -> Result<Reach> {
             && let Some(_held) = process.open()
         {
             let reached = running(process.pid);
-            // Alive after the looking: then its number was its own all the time.
-            if process.is_alive() {
+            // Alive after the looking: then its number was its own all the time. One that is about to end has no root any more.
+            let is_ending =
+                matches!(&reached, Err(error) if sys::errno_of(error) == Some(Errno::NOENT));
+            if process.is_alive() && !is_ending {
                 return reached.with_context(|| format!("looking at container `{}`", spec.name));
             }
         }

@@ -8,17 +8,18 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use rustix::fs::OFlags;
 
-use super::{LINKS, Loaded};
+use super::{LINKS, Loaded, allowed};
 use crate::error::Fail;
 use crate::image::ingest::Progress;
 use crate::image::layer::Ids;
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT};
 use crate::image::platform::Platform;
+use crate::image::policy::Origin;
 use crate::image::pull::{self, Source};
 use crate::image::reference::{Digest, Reference};
 use crate::image::store::{Images, NewImage, REF_NAME};
@@ -47,6 +48,8 @@ pub struct Bringing<'b> {
     pub ids: Ids,
     /// Hears of it.
     pub progress: &'b dyn Progress,
+    /// Where the layout is, without links; none for a pipe.
+    pub path: Option<PathBuf>,
 }
 
 impl Bringing<'_> {
@@ -216,7 +219,9 @@ pub fn load_directory(dir: OwnedFd, bringing: &Bringing<'_>) -> Result<Vec<Loade
         root: Root::from_fd(dir),
         flat: false,
     };
+    let path = bringing.path.clone().unwrap_or_default();
     if layout.open("oci-layout").is_ok() {
+        allowed(&Origin::Oci(path))?;
         return load_oci(&layout, bringing);
     }
     layout.flat = true;
@@ -227,6 +232,7 @@ pub fn load_directory(dir: OwnedFd, bringing: &Bringing<'_>) -> Result<Vec<Loade
         .hint("a directory with a root file system is run by `rl run --rootfs DIR`")
         .into());
     }
+    allowed(&Origin::Directory(path))?;
     let bytes = layout.read("manifest.json")?;
     let Document::Manifest(manifest) = manifest::parse(&bytes, None)? else {
         return Err(Fail::unsupported("it is an index of several images")

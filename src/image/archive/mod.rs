@@ -13,7 +13,9 @@ mod tests;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -27,6 +29,7 @@ use super::ingest::{self, Expected, Packing, Progress, decompress};
 use super::layer::Ids;
 use super::manifest::{self, Descriptor, MAX_DOCUMENT, Manifest};
 use super::platform::Platform;
+use super::policy::{Origin, Policy};
 use super::pull::Source;
 use super::reference::{Digest, Reference};
 use super::scratch::{self, Scratch};
@@ -80,6 +83,7 @@ pub fn load(
         wanted,
         ids,
         progress,
+        path: path_of(&input),
     };
     if input.metadata()?.is_dir() {
         return layout::load_directory(input.into(), &bringing).context("reading the directory");
@@ -88,8 +92,10 @@ pub fn load(
     let file = plain_file(input, &spool)?;
     let archive = Archive::scan(&file).context("reading the archive")?;
     if archive.members.contains_key("oci-layout") && archive.members.contains_key("index.json") {
+        allowed(&Origin::OciArchive(bringing.path.clone()))?;
         layout::load_oci(&archive, &bringing)
     } else if archive.members.contains_key("manifest.json") {
+        allowed(&Origin::DockerArchive)?;
         archive.load_docker(&bringing)
     } else {
         Err(Fail::usage(
@@ -98,6 +104,22 @@ pub fn load(
         .hint("a tar of a root file system becomes an image by `rl import`")
         .into())
     }
+}
+
+/// Where an opened file or directory is, without links; none for a pipe.
+fn path_of(input: &File) -> Option<PathBuf> {
+    let link = format!("/proc/self/fd/{}", input.as_raw_fd());
+    std::fs::read_link(link)
+        .ok()
+        .filter(|path| path.is_absolute())
+}
+
+/// Whether the policy lets images from there in.
+///
+/// # Errors
+/// Those of [`Policy::check`].
+pub fn allowed(origin: &Origin<'_>) -> Result<()> {
+    Policy::load()?.check(origin, None, &|| Ok(Vec::new()))
 }
 
 /// Makes an image of one layer from the tar of a root file system, compressed or not.
@@ -111,6 +133,7 @@ pub fn import(
     ids: Ids,
     progress: &dyn Progress,
 ) -> Result<Digest> {
+    allowed(&Origin::Tarball)?;
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let now = jiff::Timestamp::now().to_string();
     let mut config = ImageConfig {

@@ -1,7 +1,7 @@
 //! What follows the header of an answer: blobs as streams, small documents whole. Nothing is hashed here.
 
 use std::io::Read;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::transport::IDLE_LIMIT;
 use super::trouble::is_passing;
@@ -15,11 +15,18 @@ pub struct BlobStream {
     pub body: BlobBody,
 }
 
+/// A server that sends less than this while it is waited for one [`Patience::idle`](super::Patience) is as good as silent.
+const TRICKLE: u64 = 16 << 10;
+
 /// The bytes of a blob: exactly as many as its descriptor says, or an error.
 pub struct BlobBody {
     reader: ureq::BodyReader<'static>,
     left: u64,
     host: String,
+    idle: Duration,
+    /// How long the server was waited for, and what came of that; begun anew once it was enough.
+    waited: Duration,
+    came: u64,
 }
 
 impl std::fmt::Debug for BlobBody {
@@ -31,12 +38,26 @@ impl std::fmt::Debug for BlobBody {
 impl BlobBody {
     /// The first `size` bytes of `body`, and nothing after them.
     #[must_use]
-    pub fn new(body: ureq::Body, size: u64, host: String) -> Self {
+    pub fn new(body: ureq::Body, size: u64, host: String, idle: Duration) -> Self {
         Self {
             reader: body.into_reader(),
             left: size,
             host,
+            idle,
+            waited: Duration::ZERO,
+            came: 0,
         }
+    }
+
+    /// Whether the server only pretends to send. The time in which nobody read is not counted.
+    fn trickles(&mut self, since: Instant, count: usize) -> bool {
+        self.waited += since.elapsed();
+        self.came += count as u64;
+        if self.came >= TRICKLE {
+            self.waited = Duration::ZERO;
+            self.came = 0;
+        }
+        self.waited > self.idle
     }
 }
 
@@ -57,6 +78,7 @@ impl Read for BlobBody {
         }
         let most = usize::try_from(self.left).unwrap_or(usize::MAX);
         let end = buffer.len().min(most);
+        let since = Instant::now();
         let count = self
             .reader
             .read(&mut buffer[..end])
@@ -68,6 +90,16 @@ impl Read for BlobBody {
             ));
         }
         self.left -= count as u64;
+        if self.left > 0 && self.trickles(since, count) {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                format!(
+                    "`{}` sent next to nothing for {} s",
+                    self.host,
+                    self.idle.as_secs()
+                ),
+            ));
+        }
         Ok(count)
     }
 }

@@ -6,6 +6,7 @@
 //! Source: OCI distribution specification, "Pull"; docker's token authentication specification.
 
 mod body;
+mod file;
 mod listing;
 mod proxy;
 mod token;
@@ -51,6 +52,10 @@ pub struct ClientOptions {
     pub insecure: Vec<String>,
     /// Files with logins, see [`auth::files`].
     pub auth_files: Vec<PathBuf>,
+    /// Helpers in place of those files, see [`auth::find_in`].
+    pub helpers: Vec<String>,
+    /// The directory with certificates, in place of the usual ones.
+    pub cert_dir: Option<PathBuf>,
     /// A login that was given with the command, in place of those in files.
     pub login: Option<auth::Login>,
     /// Ways out.
@@ -59,6 +64,8 @@ pub struct ClientOptions {
     pub patience: Patience,
     /// Mirrors and other places.
     pub registries: Registries,
+    /// Blobs that are fetched or sent at the same time.
+    pub parallel: usize,
 }
 
 impl ClientOptions {
@@ -68,6 +75,7 @@ impl ClientOptions {
     /// Those of [`Registries::load`].
     pub fn from_environment() -> Result<Self> {
         let insecure = std::env::var("RL_INSECURE_REGISTRIES").unwrap_or_default(); // none are named
+        let registries = Registries::load()?;
         Ok(Self {
             insecure: insecure
                 .split([',', ' '])
@@ -75,10 +83,13 @@ impl ClientOptions {
                 .map(str::to_ascii_lowercase)
                 .collect(),
             auth_files: auth::files(),
+            helpers: registries.credential_helpers().to_vec(),
+            cert_dir: None,
             login: None,
             proxies: Proxies::from_environment(),
             patience: Patience::default(),
-            registries: Registries::load()?,
+            registries,
+            parallel: super::pull::PARALLEL,
         })
     }
 }
@@ -93,6 +104,8 @@ pub struct Patience {
     pub first_pause: Duration,
     /// No attempt begins later than this.
     pub total: Duration,
+    /// How long a server may send next to nothing of a blob.
+    pub idle: Duration,
 }
 
 impl Default for Patience {
@@ -101,6 +114,7 @@ impl Default for Patience {
             attempts: 6,
             first_pause: Duration::from_millis(500),
             total: Duration::from_secs(90),
+            idle: transport::IDLE_LIMIT,
         }
     }
 }
@@ -194,8 +208,10 @@ pub struct Client {
     /// The server that has the API, with its port.
     host: String,
     auth_files: Vec<PathBuf>,
+    helpers: Vec<String>,
     login: Option<auth::Login>,
     patience: Patience,
+    parallel: usize,
     transport: Transport,
     /// `https` or `http`, once it is known.
     scheme: Mutex<Option<&'static str>>,
@@ -278,13 +294,21 @@ impl Client {
             registry: registry.to_owned(),
             host: host.to_owned(),
             auth_files: options.auth_files,
+            helpers: options.helpers,
             login: options.login,
             patience: options.patience,
-            transport: Transport::new(registry, insecure, options.proxies),
+            parallel: options.parallel,
+            transport: Transport::new(registry, insecure, options.proxies, options.cert_dir),
             scheme: Mutex::new(None),
             passes: Mutex::default(),
             notes: Mutex::default(),
         })
+    }
+
+    /// As many blobs may be fetched or sent at the same time.
+    #[must_use]
+    pub fn parallel(&self) -> usize {
+        self.parallel
     }
 
     /// What the user should know although it worked, such as a login that was refused. Empties the list.
@@ -389,7 +413,7 @@ impl Client {
         }
         Ok(BlobStream {
             offset: begins,
-            body: BlobBody::new(body, remaining, host),
+            body: BlobBody::new(body, remaining, host, self.patience.idle),
         })
     }
 
@@ -559,7 +583,7 @@ impl Client {
                 source: "the command line".to_owned(),
             }));
         }
-        match auth::find(&self.auth_files, &self.registry, repository)? {
+        match auth::find_in(&self.helpers, &self.auth_files, &self.registry, repository)? {
             auth::Found::Login(credentials) => Ok(Some(credentials)),
             auth::Found::Nothing => Ok(None),
             auth::Found::OutOfReach(why) => {

@@ -121,14 +121,18 @@ fn options(auth_files: Vec<PathBuf>) -> ClientOptions {
     ClientOptions {
         insecure: Vec::new(),
         auth_files,
+        helpers: Vec::new(),
+        cert_dir: None,
         login: None,
         proxies: Proxies::default(),
         patience: Patience {
             attempts: 3,
             first_pause: Duration::from_millis(1),
             total: Duration::from_secs(20),
+            idle: Duration::from_millis(300),
         },
         registries: Registries::default(),
+        parallel: 3,
     }
 }
 
@@ -514,6 +518,32 @@ fn a_blob_has_exactly_its_size_or_is_an_error() {
     assert_eq!(all(stream).unwrap(), b"01234");
 }
 
+/// A byte now and then keeps nobody waiting for ever.
+#[test]
+fn a_server_that_drips_is_as_good_as_silent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+                let mut sent = stream.write_all(head);
+                while sent.is_ok() {
+                    std::thread::sleep(Duration::from_millis(20));
+                    sent = stream.write_all(b".");
+                }
+            });
+        }
+    });
+    let client = client(&address, Vec::new());
+    *lock(&client.scheme) = Some("http");
+    let error = all(client.blob("r", &blob(1_000_000), 0).unwrap()).expect_err("it drips");
+    assert!(is_resumable(&error), "{error}");
+    assert!(error.to_string().contains("next to nothing"), "{error}");
+}
+
 #[test]
 fn a_connection_that_breaks_is_made_again() {
     let broken = Mutex::new(2);
@@ -547,7 +577,7 @@ fn nobody_at_the_port_is_told_at_once() {
 fn plain_http_from_a_registry_that_must_have_tls_is_told() {
     // A name that is this machine, but not by its name.
     let server = Server::start(|_| reply("200 OK", "", b"{}"));
-    let transport = Transport::new("registry.example", false, Proxies::default());
+    let transport = Transport::new("registry.example", false, Proxies::default(), None);
     let uri: Uri = format!("https://{}/v2/", server.address).parse().unwrap();
     assert!(!transport.speaks_tls(&uri).unwrap());
     let plain: Uri = format!("http://{}/v2/", server.address).parse().unwrap();

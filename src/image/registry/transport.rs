@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -104,6 +105,8 @@ pub struct Transport {
     /// The user said that neither TLS nor its certificates matter for this registry.
     insecure: bool,
     proxies: Proxies,
+    /// In place of those directories.
+    cert_dir: Option<PathBuf>,
     agents: Mutex<HashMap<(Tls, Option<String>), Agent>>,
     resolver: Resolver,
 }
@@ -111,11 +114,17 @@ pub struct Transport {
 impl Transport {
     /// No connection is made yet.
     #[must_use]
-    pub fn new(registry: &str, insecure: bool, proxies: Proxies) -> Self {
+    pub fn new(
+        registry: &str,
+        insecure: bool,
+        proxies: Proxies,
+        cert_dir: Option<PathBuf>,
+    ) -> Self {
         Self {
             registry: registry.to_owned(),
             insecure,
             proxies,
+            cert_dir,
             agents: Mutex::default(),
             resolver: Resolver::default(),
         }
@@ -264,6 +273,10 @@ impl Transport {
             None => None,
             Some(text) => Some(proxy::parse(text)?),
         };
+        let dirs = match &self.cert_dir {
+            Some(dir) => vec![dir.clone()],
+            None => trust::certificate_dirs(&self.registry),
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -271,7 +284,7 @@ impl Transport {
             .user_agent(concat!("rl/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .proxy(proxy)
-            .tls_config(trust::config(tls, &self.registry)?)
+            .tls_config(trust::config(tls, &dirs)?)
             .timeout_resolve(Some(CONNECT_LIMIT))
             .timeout_connect(Some(CONNECT_LIMIT))
             .timeout_recv_response(Some(IDLE_LIMIT))
@@ -407,7 +420,7 @@ mod tests {
             ("x.org", true, "http://x.org/", true),
             ("localhost.x.org", false, "http://localhost.x.org/", false),
         ] {
-            let transport = Transport::new(registry, insecure, Proxies::default());
+            let transport = Transport::new(registry, insecure, Proxies::default(), None);
             assert_eq!(
                 transport.may_be_plain(&uri(target)),
                 expected,

@@ -1,7 +1,7 @@
 //! Whom TLS trusts.
 //!
 //! Certificates that are in the system's store or `SSL_CERT_FILE`, and for one registry those in
-//! `certs.d/HOST[:PORT]/*.crt` where podman and docker look (containers-certs.d(5)). All of it is read at
+//! `certs.d/HOST[:PORT]/*.crt` where podman and docker look (containers-certs.d(5)), or in the place that the user names. All of it is read at
 //! the first HTTPS connection that needs it, not before.
 
 use std::path::{Path, PathBuf};
@@ -22,11 +22,11 @@ pub enum Tls {
     Unverified,
 }
 
-/// How TLS is done with `registry`.
+/// How TLS is done with a registry whose own certificates are in `dirs`.
 ///
 /// # Errors
 /// [`crate::error::Kind::Usage`] for a certificate that cannot be used, with its path.
-pub fn config(tls: Tls, registry: &str) -> Result<TlsConfig, Fail> {
+pub fn config(tls: Tls, dirs: &[PathBuf]) -> Result<TlsConfig, Fail> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = TlsConfig::builder().unversioned_rustls_crypto_provider(provider);
     let builder = match tls {
@@ -34,8 +34,8 @@ pub fn config(tls: Tls, registry: &str) -> Result<TlsConfig, Fail> {
         Tls::Unverified => builder.disable_verification(true),
         Tls::Verified => {
             let mut trusted = system_certificates()?;
-            for dir in certificate_dirs(registry) {
-                trusted.extend(own_certificates(&dir)?);
+            for dir in dirs {
+                trusted.extend(own_certificates(dir)?);
             }
             if trusted.is_empty() {
                 return Err(Fail::unsupported(
@@ -49,9 +49,9 @@ pub fn config(tls: Tls, registry: &str) -> Result<TlsConfig, Fail> {
         }
     };
     let mut client = None;
-    for dir in certificate_dirs(registry) {
+    for dir in dirs {
         client = match client {
-            None => client_certificate(&dir)?,
+            None => client_certificate(dir)?,
             found => found,
         };
     }

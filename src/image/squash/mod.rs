@@ -4,6 +4,10 @@
 //! Sources: Linux, `fs/squashfs/squashfs_fs.h` (the superblock); the Go module sif, `pkg/sif` (header and descriptors);
 //! Apptainer's `action_scripts.go` (what `apptainer run` executes).
 
+pub mod read;
+pub mod serve;
+pub mod write;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -11,11 +15,16 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::config::ImageConfig;
+use super::manifest::MAX_DOCUMENT;
 use crate::error::Fail;
 use crate::spec::ImageDefaults;
 
 /// The bytes of a squashfs superblock.
 const SUPERBLOCK: usize = 96;
+/// The last bytes of a file that `rl image convert` has made. Before them is the length of the image's configuration, and before
+/// that the configuration, all behind the file system, where no reader of squashfs looks.
+const TAIL: &[u8; 8] = b"rl-image";
 /// The bytes of a SIF header, and of one descriptor.
 const HEADER: usize = 128;
 const DESCRIPTOR: usize = 585;
@@ -43,12 +52,16 @@ pub enum Form {
 }
 
 /// A file that was looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Squash {
     /// Its kind.
     pub form: Form,
     /// Where the squashfs begins, in bytes.
     pub offset: u64,
+    /// How it is packed, when only `squashfuse` reads that: see [`foreign`].
+    pub foreign: Option<&'static str>,
+    /// What the image says of containers, in a file of `rl image convert`.
+    pub config: Option<Box<ImageConfig>>,
 }
 
 impl Squash {
@@ -92,10 +105,12 @@ impl Squash {
         let squash = if start[32..].starts_with(b"SIF_MAGIC\0") {
             sif(file, length, &start)?
         } else if start.starts_with(b"hsqs") {
-            superblock(file, 0, length)?;
+            let used = superblock(file, 0, length)?;
             Self {
                 form: Form::Plain,
                 offset: 0,
+                foreign: foreign(u16::from_le_bytes([start[20], start[21]])),
+                config: config(file, used, length)?,
             }
         } else {
             return Err(unknown(&start).into());
@@ -106,6 +121,9 @@ impl Squash {
     /// What a container of it runs.
     #[must_use]
     pub fn defaults(&self) -> ImageDefaults {
+        if let Some(config) = &self.config {
+            return config.defaults();
+        }
         match self.form {
             Form::Plain => ImageDefaults {
                 command: Some(vec!["/bin/sh".to_owned()]),
@@ -120,7 +138,11 @@ impl Squash {
 }
 
 /// Bytes at a place, all or none.
-trait ReadAt {
+pub trait ReadAt {
+    /// Fills `into` from `offset` on.
+    ///
+    /// # Errors
+    /// The system's; `UnexpectedEof`.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -147,8 +169,44 @@ fn unknown(start: &[u8]) -> Fail {
     fail.hint("such files are made by `mksquashfs DIR FILE` and `apptainer build`")
 }
 
-/// Whether there is a squashfs of version 4 between `offset` and `offset + length`, with all of its bytes.
-fn superblock(file: &impl ReadAt, offset: u64, length: u64) -> Result<()> {
+/// The name of a compression that [`read`] does not know.
+fn foreign(compression: u16) -> Option<&'static str> {
+    match compression {
+        1 | 6 => None,
+        2 => Some("lzma"),
+        3 => Some("lzo"),
+        4 => Some("xz"),
+        5 => Some("lz4"),
+        _ => Some("something that is not known"),
+    }
+}
+
+/// The configuration behind the file system, if there is one.
+fn config(file: &impl ReadAt, used: u64, length: u64) -> Result<Option<Box<ImageConfig>>> {
+    let mut end = [0_u8; 16];
+    let Some(at) = length.checked_sub(16).filter(|at| *at >= used) else {
+        return Ok(None);
+    };
+    file.read_at(&mut end, at)?;
+    if &end[8..] != TAIL {
+        return Ok(None);
+    }
+    let damaged = || Fail::corrupt("the image's configuration behind the squashfs is damaged");
+    let size = number(&end, 0);
+    let start = at.checked_sub(size).filter(|start| *start >= used);
+    let (Some(start), true) = (start, size <= MAX_DOCUMENT) else {
+        return Err(damaged().into());
+    };
+    let mut bytes = vec![0; usize::try_from(size)?];
+    file.read_at(&mut bytes, start)?;
+    let config = serde_json::from_slice(&bytes).map_err(|error| {
+        anyhow::Error::from(error).context(damaged().hint("copy or convert it again"))
+    })?;
+    Ok(Some(config))
+}
+
+/// The bytes of the squashfs of version 4 between `offset` and `offset + length`, when all of them are there.
+fn superblock(file: &impl ReadAt, offset: u64, length: u64) -> Result<u64> {
     let short = || Fail::corrupt("the squashfs is cut short").hint("copy or download it again");
     if length < SUPERBLOCK as u64 {
         return Err(short().into());
@@ -171,7 +229,7 @@ fn superblock(file: &impl ReadAt, offset: u64, length: u64) -> Result<()> {
         return Err(anyhow::Error::from(short())
             .context(format!("it should have {used} bytes, and has {length}")));
     }
-    Ok(())
+    Ok(used)
 }
 
 /// The primary partition of a SIF file.
@@ -220,9 +278,13 @@ fn sif(file: &impl ReadAt, length: u64, header: &[u8; HEADER]) -> Result<Squash>
                 .into());
         }
         superblock(file, offset, size)?;
+        let mut packing = [0_u8; 2];
+        file.read_at(&mut packing, offset + 20)?;
         return Ok(Squash {
             form: Form::Sif,
             offset,
+            foreign: foreign(u16::from_le_bytes(packing)),
+            config: None,
         });
     }
     Err(Fail::unsupported("the SIF file has no root file system (no primary partition)").into())

@@ -1,0 +1,38 @@
+//! What the kernel tells of a namespace that is open. Source: ioctl_nsfs(2).
+
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::{Error, Result};
+
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// The user namespace that owns `namespace`.
+///
+/// # Errors
+/// `EPERM` when that is not the caller's or one below it; `ENOTTY` when `namespace` is none.
+pub fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let fd = ask(namespace, NS_GET_USERNS, "NS_GET_USERNS")?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Which kind of namespace it is: one of the `CLONE_NEW*` flags.
+///
+/// # Errors
+/// `ENOTTY` when it is none.
+pub fn kind(namespace: BorrowedFd<'_>) -> Result<i32> {
+    ask(namespace, NS_GET_NSTYPE, "NS_GET_NSTYPE")
+}
+
+fn ask(namespace: BorrowedFd<'_>, question: libc::c_ulong, name: &str) -> Result<i32> {
+    // SAFETY: both requests take no argument and touch none of our memory.
+    let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), question) };
+    if answer >= 0 {
+        return Ok(answer);
+    }
+    let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+    Err(Error::new(format!("ioctl({name})"), errno))
+}
