@@ -8,7 +8,8 @@ fn passes(names: &[&str]) {
         .sh(&format!(
             "mkdir -p ~/it; failed=; rm -f ~/it/skips
              export RL_BIN=/srv/rl RL_TEST_HOMES=$HOME/it
-             for name in {}; do it --exact $name --nocapture >$HOME/it/log 2>&1 && grep -q '1 passed' $HOME/it/log || {{ failed+=\" $name\"; cat $HOME/it/log; }}; done
+             for name in {}; do rc=0; it --exact $name --nocapture >$HOME/it/log 2>&1 || rc=$?
+               grep -q '1 passed' $HOME/it/log && [[ $rc == 0 ]] || {{ failed+=\" $name\"; echo \"exit code $rc\"; cat $HOME/it/log; }}; done
              cat $HOME/it/skips 2>/dev/null || true
              echo \"failed:$failed\"",
             names.join(" ")
