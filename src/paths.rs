@@ -3,6 +3,7 @@
 //! ```text
 //! $RL_ROOT | --root | $XDG_DATA_HOME/rl | ~/.local/share/rl        persistent
 //! ├── images/            an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
+//! ├── squash/HEX.sqsh   a whole image as one file, HEX from its id; for stores that are shared
 //! ├── layers/HEX/        one unpacked layer, HEX from its DiffID
 //! │   ├── fs/            the tree
 //! │   └── layer.json     version, how ownership is kept, size, compressed digest
@@ -66,6 +67,18 @@ impl Store {
     #[must_use]
     pub fn layers(&self) -> PathBuf {
         self.root.join("layers")
+    }
+
+    /// All images that are one file.
+    #[must_use]
+    pub fn squash(&self) -> PathBuf {
+        self.root.join("squash")
+    }
+
+    /// The file of the image with this id in hexadecimal.
+    #[must_use]
+    pub fn squash_of(&self, id: &str) -> PathBuf {
+        self.squash().join(format!("{id}.sqsh"))
     }
 
     /// All containers.

@@ -1,6 +1,6 @@
 //! `rl image convert`: an image as one file that is run where it lies.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -15,6 +15,7 @@ use crate::image::layer::Ids;
 use crate::image::platform::Platform;
 use crate::image::save::NewFile;
 use crate::image::squash::write::Compression;
+use crate::image::store::StoredImage;
 use crate::paths::Store;
 use crate::spec::UserNs;
 use crate::stage::Job;
@@ -49,7 +50,8 @@ pub struct ConvertArgs {
     pub file: PathBuf,
 }
 
-fn compression(text: &str) -> Result<Compression, String> {
+/// `--compression`.
+pub fn compression(text: &str) -> Result<Compression, String> {
     match text {
         "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
@@ -70,8 +72,25 @@ pub fn convert(args: &ConvertArgs, store: &Store) -> Result<u8> {
         platform: args.platform.as_deref().map(Platform::parse).transpose()?,
         settings: args.registry.settings()?,
         quiet: args.quiet,
+        ..PullOptions::default()
     };
     let image = image::obtain(store, &args.image, args.pull, &options)?;
+    squash(store, &image, args.compression, &args.file)?;
+    let id = image.id.to_string();
+    emit(store, &Event::image("save", &id, &id));
+    Ok(0)
+}
+
+/// Writes `image` as a squashfs with its configuration; what is at `path` is replaced when it is whole.
+///
+/// # Errors
+/// The system's.
+pub fn squash(
+    store: &Store,
+    image: &StoredImage,
+    compression: Compression,
+    path: &Path,
+) -> Result<()> {
     let layers = image.config.rootfs.diff_ids.iter().rev();
     let trees: Result<Vec<PathBuf>> = layers
         .map(|diff_id| {
@@ -82,15 +101,12 @@ pub fn convert(args: &ConvertArgs, store: &Store) -> Result<u8> {
         .collect();
     let work = Work::Squash {
         trees: trees?,
-        compression: args.compression,
-        config: String::from_utf8(image.raw_config).context("reading the configuration")?,
+        compression,
+        config: String::from_utf8(image.raw_config.clone()).context("reading the configuration")?,
     };
-    let file = NewFile::create(&args.file)?;
-    write(store, work, &file).with_context(|| format!("writing `{}`", args.file.display()))?;
-    file.keep()?;
-    let id = image.id.to_string();
-    emit(store, &Event::image("save", &id, &id));
-    Ok(0)
+    let file = NewFile::create(path)?;
+    write(store, work, &file).with_context(|| format!("writing `{}`", path.display()))?;
+    file.keep()
 }
 
 fn write(store: &Store, work: Work, file: &NewFile) -> Result<()> {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::image::no_image;
 use super::output::{self, Columns, Row};
-use crate::image::store::Images;
+use super::shared;
 use crate::paths::Store;
 
 /// The flags of `rl history`.
@@ -53,10 +53,8 @@ const MACHINE: Columns = Columns {
 
 /// `rl history`: the last step first.
 pub fn history(args: &HistoryArgs, store: &Store) -> Result<u8> {
-    let images = Images::open(store);
-    let image = images
-        .find(&args.image, None)?
-        .ok_or_else(|| no_image(&args.image))?;
+    let (images, image) =
+        shared::find_anywhere(store, &args.image)?.ok_or_else(|| no_image(&args.image))?;
     let human = args.human.unwrap_or(true);
     let now = Timestamp::now();
     let mut layers = image.config.rootfs.diff_ids.iter();

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::config::{Blobs, Config};
 use super::job::{self, Pulled, Work};
 use super::output;
 use super::progress::say;
 use super::prompt;
 use super::registry::{RegistryFlags, Settings};
 use super::run::Pull;
+use super::shared;
 use super::transport::Transport;
 use crate::container::emit;
 use crate::container::events::Event;
@@ -37,6 +39,10 @@ pub struct PullArgs {
     /// Print the names only
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// Whether layers also stay as they were transferred: keep, or drop to save space [default: keep, or what config.toml says]
+    #[arg(long, value_enum, value_name = "WHETHER", hide_possible_values = true)]
+    pub blobs: Option<Blobs>,
 
     #[command(flatten)]
     pub registry: RegistryFlags,
@@ -123,6 +129,8 @@ pub struct PullOptions {
     pub settings: Settings,
     /// Show no progress.
     pub quiet: bool,
+    /// What becomes of layers as they are transferred; `config.toml` says otherwise.
+    pub blobs: Option<Blobs>,
 }
 
 /// `rl pull`: prints the full name of each image.
@@ -134,6 +142,7 @@ pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
             ..args.registry.settings()?
         },
         quiet: args.quiet,
+        blobs: args.blobs,
     };
     // All names are read before anything is fetched.
     let names = args
@@ -238,10 +247,15 @@ fn fetch_one_of(
 
 fn fetch(store: &Store, reference: &Reference, options: &PullOptions) -> Result<Pulled> {
     let name = reference.familiar();
+    let blobs = match options.blobs {
+        Some(blobs) => blobs,
+        None => Config::load()?.blobs(),
+    };
     let work = Work::Pull {
         reference: reference.clone(),
         platform: options.platform.clone(),
         settings: options.settings.clone(),
+        drops_blobs: blobs == Blobs::Drop,
     };
     let pulled: Pulled = job::ask(store, &name, options.quiet, work)?;
     emit(store, &Event::image("pull", &pulled.id.to_string(), &name));
@@ -263,12 +277,18 @@ pub fn obtain(store: &Store, name: &str, when: Pull, options: &PullOptions) -> R
         .filter(|image| image.layers_present);
     match (when, here) {
         (Pull::Never | Pull::Missing, Some(image)) => Ok(image),
-        (Pull::Never, None) => Err(Fail::not_found(format!("no image `{name}` here"))
-            .hint(format!(
-                "`rl images` lists what is here; `rl pull {name}` fetches it"
-            ))
-            .into()),
-        (Pull::Missing, None) => fresh(store, name, options),
+        (Pull::Never, None) => match from_additional(store, name, options)? {
+            Some(image) => Ok(image),
+            None => Err(Fail::not_found(format!("no image `{name}` here"))
+                .hint(format!(
+                    "`rl images` lists what is here; `rl pull {name}` fetches it"
+                ))
+                .into()),
+        },
+        (Pull::Missing, None) => match from_additional(store, name, options)? {
+            Some(image) => Ok(image),
+            None => fresh(store, name, options),
+        },
         // An image that is named by its id belongs to no registry.
         (Pull::Always | Pull::Newer, Some(image)) if is_id_of(name, &image.id) => Ok(image),
         (Pull::Always, _) | (Pull::Newer, None) => fresh(store, name, options),
@@ -277,6 +297,30 @@ pub fn obtain(store: &Store, name: &str, when: Pull, options: &PullOptions) -> R
             other => other,
         },
     }
+}
+
+/// Loads the image from an additional store, for what needs its files and not one file.
+fn from_additional(
+    store: &Store,
+    name: &str,
+    options: &PullOptions,
+) -> Result<Option<StoredImage>> {
+    let Some((shared, image)) = shared::find(name, options.platform.as_ref())? else {
+        return Ok(None);
+    };
+    let Some(full) = image.names.first() else {
+        return Ok(None); // a layout's images are asked for by name
+    };
+    let path = shared.store().images();
+    if !options.quiet {
+        say(&format!(
+            "loading `{}` from {}",
+            full.familiar(),
+            path.display()
+        ));
+    }
+    load_from(store, Some(&path), Some(full.to_string()), options.quiet)?;
+    Images::open(store).find(&image.id.to_string(), None)
 }
 
 fn is_id_of(name: &str, id: &Digest) -> bool {
@@ -456,6 +500,26 @@ pub fn no_image(name: &str) -> Fail {
     Fail::not_found(format!("no image `{name}` here")).hint("`rl images` lists what is here")
 }
 
+/// An image that others have put where it is stays there.
+fn not_ours(name: &str, error: anyhow::Error) -> anyhow::Error {
+    if error::kind(&error) != Kind::NotFound {
+        return error;
+    }
+    match shared::find(name, None) {
+        Ok(Some((shared, _))) => {
+            let dir = shared.store().root().display().to_string();
+            Fail::denied(format!(
+                "image `{name}` is in the additional store `{dir}`, which is only read"
+            ))
+            .hint(format!(
+                "who keeps that removes it with: rl --root {dir} rmi {name}"
+            ))
+            .into()
+        }
+        Ok(None) | Err(_) => error,
+    }
+}
+
 /// `rl rmi`: goes on after a failure, which is reported at the end.
 pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
     let mut failures = Vec::new();
@@ -464,7 +528,8 @@ pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
             image: image.clone(),
             force: args.force,
         };
-        match job::ask::<Vec<String>>(store, image, true, work) {
+        let removed = job::ask::<Vec<String>>(store, image, true, work);
+        match removed.map_err(|error| not_ours(image, error)) {
             Ok(lines) => {
                 for line in lines {
                     let action = if line.starts_with("Untagged") {

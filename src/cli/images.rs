@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::output::{self, Columns, Row};
 use super::progress::say;
 use super::run::values::glob;
+use super::shared;
 use crate::error::Fail;
 use crate::image::reference::Reference;
 use crate::image::store::{Images, StoredImage};
@@ -27,7 +28,8 @@ pub struct ListArgs {
     #[arg(long)]
     pub digests: bool,
 
-    /// Show only some: reference=PATTERN, dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE (can be repeated)
+    /// Show only some: reference=PATTERN, dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE,
+    /// readonly=BOOL (can be repeated)
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
 
@@ -60,6 +62,7 @@ const HEADS: &[(&str, &str)] = &[
     ("SharedSize", "SHARED SIZE"),
     ("UniqueSize", "UNIQUE SIZE"),
     ("VirtualSize", "SIZE"),
+    ("ReadOnly", "R/O"),
 ];
 const COLUMNS: Columns = Columns {
     heads: HEADS,
@@ -88,9 +91,31 @@ pub fn readable(images: &Images) -> Result<Vec<StoredImage>> {
 /// `rl images`.
 pub fn list(args: &ListArgs, store: &Store) -> Result<u8> {
     let images = Images::open(store);
-    let mut all = readable(&images)?;
+    let mut all: Vec<Listed> = readable(&images)?
+        .into_iter()
+        .map(|image| {
+            let size = images.size_unpacked(&image)?;
+            Ok(Listed {
+                image,
+                size,
+                is_ours: true,
+            })
+        })
+        .collect::<Result<_>>()?;
+    for shared in shared::stores()? {
+        for image in readable(&shared.images())? {
+            // What comes first is what `run` takes.
+            if all.iter().all(|other| other.image.id != image.id) {
+                all.push(Listed {
+                    size: shared.size(&image),
+                    image,
+                    is_ours: false,
+                });
+            }
+        }
+    }
     // Newest first, as docker; the order of the store otherwise.
-    all.sort_by_key(|image| std::cmp::Reverse(created(image)));
+    all.sort_by_key(|listed| std::cmp::Reverse(created(&listed.image)));
     let filters = args
         .filter
         .iter()
@@ -100,11 +125,12 @@ pub fn list(args: &ListArgs, store: &Store) -> Result<u8> {
     let now = Timestamp::now();
     let mut rows = Vec::new();
     let mut ids = Vec::new();
-    for image in &all {
+    for listed in &all {
+        let image = &listed.image;
         let names = shown_names(image);
         let kept: Vec<&Name> = names
             .iter()
-            .filter(|name| filters.iter().all(|filter| filter.keeps(image, name)))
+            .filter(|name| filters.iter().all(|filter| filter.keeps(listed, name)))
             .filter(|name| named.as_ref().is_none_or(|named| named.keeps(name)))
             .collect();
         if kept.is_empty() {
@@ -115,9 +141,8 @@ pub fn list(args: &ListArgs, store: &Store) -> Result<u8> {
         } else {
             image.id.short().to_owned()
         };
-        let size = images.size_unpacked(image)?;
         for name in kept {
-            rows.push(row(name, &id, image, size, now));
+            rows.push(row(name, &id, listed, now));
         }
         ids.push(id);
     }
@@ -136,6 +161,13 @@ pub fn list(args: &ListArgs, store: &Store) -> Result<u8> {
     }
     out.flush()?;
     Ok(0)
+}
+
+/// An image of this store or of another one.
+struct Listed {
+    image: StoredImage,
+    size: u64,
+    is_ours: bool,
 }
 
 fn created(image: &StoredImage) -> Option<Timestamp> {
@@ -202,9 +234,10 @@ fn shown_names(image: &StoredImage) -> Vec<Name> {
     names
 }
 
-fn row(name: &Name, id: &str, image: &StoredImage, size: u64, now: Timestamp) -> Row {
+fn row(name: &Name, id: &str, listed: &Listed, now: Timestamp) -> Row {
+    let image = &listed.image;
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "<none>".to_owned());
-    let size = output::size(size);
+    let size = output::size(listed.size);
     let fields = [
         ("Repository", or_none(&name.repository)),
         ("Tag", or_none(&name.tag)),
@@ -217,6 +250,7 @@ fn row(name: &Name, id: &str, image: &StoredImage, size: u64, now: Timestamp) ->
         ("SharedSize", "N/A".to_owned()),
         ("UniqueSize", "N/A".to_owned()),
         ("VirtualSize", size),
+        ("ReadOnly", (!listed.is_ours).to_string()),
     ];
     fields
         .into_iter()
@@ -263,6 +297,7 @@ fn is_like(pattern: &str, name: &Name) -> bool {
 enum Filter {
     Reference(String),
     Dangling(bool),
+    ReadOnly(bool),
     Label(String, Option<String>),
     Before(Option<Timestamp>),
     Since(Option<Timestamp>),
@@ -285,6 +320,10 @@ impl Filter {
                 super::run::values::boolean(value)
                     .map_err(|why| Fail::usage(format!("--filter `{text}`: {why}")))?,
             ),
+            "readonly" => Filter::ReadOnly(
+                super::run::values::boolean(value)
+                    .map_err(|why| Fail::usage(format!("--filter `{text}`: {why}")))?,
+            ),
             "label" => match value.split_once('=') {
                 Some((label, value)) => Filter::Label(label.to_owned(), Some(value.to_owned())),
                 None => Filter::Label(value.to_owned(), None),
@@ -294,15 +333,17 @@ impl Filter {
             _ => {
                 return Err(
                     Fail::usage(format!("--filter `{text}`: unknown key `{key}`"))
-                        .hint("known: reference, dangling, label, before, since")
+                        .hint("known: reference, dangling, label, before, since, readonly")
                         .into(),
                 );
             }
         })
     }
 
-    fn keeps(&self, image: &StoredImage, name: &Name) -> bool {
+    fn keeps(&self, listed: &Listed, name: &Name) -> bool {
+        let image = &listed.image;
         match self {
+            Filter::ReadOnly(wanted) => listed.is_ours != *wanted,
             Filter::Reference(pattern) => is_like(pattern, name),
             Filter::Dangling(wanted) => name.tag.is_none() == *wanted,
             Filter::Label(label, value) => image

@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::output;
+use super::shared;
 use crate::container::describe;
 use crate::container::record::Record;
 use crate::container::view::Seen;
@@ -118,12 +119,12 @@ fn look(
     };
     let image = match kind {
         Some(Kind::Container) => None,
-        Some(Kind::Image) => images.find(name, None)?,
+        Some(Kind::Image) => shared::find_anywhere(store, name)?,
         // What cannot name an image may be a container's name with a mistake in it.
-        None => images.find(name, None).ok().flatten(),
+        None => shared::find_anywhere(store, name).ok().flatten(),
     };
     match (image, missing, kind) {
-        (Some(image), ..) => Ok(describe_image(&image, images.size_unpacked(&image)?)),
+        (Some((images, image)), ..) => Ok(describe_image(&image, images.size_unpacked(&image)?)),
         (None, Some(error), Some(Kind::Container)) => Err(error),
         (None, Some(error), _) => Err(neither(name, &error)),
         (None, None, _) => Err(super::image::no_image(name).into()),

@@ -58,6 +58,8 @@ pub enum Work {
         platform: Option<Platform>,
         /// How to talk to its registry.
         settings: Settings,
+        /// Remove the layers as they were transferred.
+        drops_blobs: bool,
     },
     /// Answered by ids and names.
     Load {
@@ -234,9 +236,17 @@ fn answer(
             reference,
             platform,
             settings,
+            drops_blobs,
         } => {
             let display = progress::display(Verb::Pull, quiet);
-            let pulled = pull(store, reference, platform, &settings, ids, display.as_ref())?;
+            let request = PullRequest {
+                client: settings.client(&reference.to_string())?,
+                reference,
+                platform,
+                ids,
+                drops_blobs,
+            };
+            let pulled = pull(store, &request, display.as_ref())?;
             serde_json::to_string(&pulled)
         }
         Work::Load { input, wanted } => {
@@ -369,22 +379,8 @@ fn answer(
     answer.context("answering a job's request")
 }
 
-fn pull(
-    store: &Store,
-    reference: Reference,
-    platform: Option<Platform>,
-    settings: &Settings,
-    ids: Ids,
-    progress: &dyn Progress,
-) -> Result<Pulled> {
-    let client = settings.client(&reference.to_string())?;
-    let request = PullRequest {
-        reference,
-        platform,
-        client,
-        ids,
-    };
-    let image = pull::pull(store, &request, progress)?;
+fn pull(store: &Store, request: &PullRequest, progress: &dyn Progress) -> Result<Pulled> {
+    let image = pull::pull(store, request, progress)?;
     let name = request.reference.familiar_name();
     let known = image
         .repo_digests

@@ -5,6 +5,7 @@
 mod autostart;
 mod check;
 mod commit;
+mod config;
 mod container;
 mod convert;
 mod copy;
@@ -33,6 +34,7 @@ mod registry;
 pub mod run;
 mod save;
 mod screen;
+mod shared;
 mod space;
 mod stats;
 mod system;
@@ -349,6 +351,8 @@ pub enum ImageCommand {
     Import(image::ImportArgs),
     /// Write an image as one squashfs file, to be run where it lies: rl run ./FILE
     Convert(convert::ConvertArgs),
+    /// Put images into a directory where all users of a machine run them from: see additional_stores
+    Share(shared::ShareArgs),
     /// Show everything about an image
     Inspect(inspect::InspectArgs),
     /// Give an image one more name
@@ -440,6 +444,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Save(args) | C::Image(I::Save(args)) => save::save(args, &store()?),
         C::Import(args) | C::Image(I::Import(args)) => image::import(args, &store()?),
         C::Image(I::Convert(args)) => convert::convert(args, &store()?),
+        C::Image(I::Share(args)) => shared::share(args, &store()?),
         C::Tag(args) | C::Image(I::Tag(args)) => image::tag(args, &store()?),
         C::Inspect(args) => inspect::inspect(args, None, &store()?),
         C::Image(I::Inspect(args)) => inspect::inspect(args, Some(Kind::Image), &store()?),

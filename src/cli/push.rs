@@ -70,7 +70,7 @@ pub fn push(args: &PushArgs, store: &Store) -> Result<u8> {
     let images = Images::open(store);
     let elsewhere = args.destination.as_deref().map(Transport::parse);
     if let Some(target) = elsewhere.transpose()?.flatten() {
-        let saved = super::save::push_to(&images, &args.image, &target, args.format)?;
+        let saved = super::save::push_to(store, &args.image, &target, args.format)?;
         let id = saved.image.id.to_string();
         emit(store, &Event::image("push", &id, &args.image));
         let digest = Outgoing::of(&images, &saved.image, args.format)?.digest();
@@ -84,9 +84,7 @@ pub fn push(args: &PushArgs, store: &Store) -> Result<u8> {
         }
         (true, None) => all_tags(&images, &args.image)?,
         (false, destination) => {
-            let image = images
-                .find(&args.image, None)?
-                .ok_or_else(|| no_image(&args.image))?;
+            let image = super::save::find(store, &args.image)?;
             let text = destination.as_deref().unwrap_or(&args.image);
             let target = Reference::parse(text).map_err(|fail| match destination {
                 Some(_) => fail,
@@ -109,7 +107,8 @@ pub fn push(args: &PushArgs, store: &Store) -> Result<u8> {
             format: args.format,
         };
         let display = progress::display(Verb::Push, args.quiet);
-        let pushed = push::push(&images, &image, &request, display.as_ref())?;
+        let clients = |name: &Reference| args.registry.settings()?.client(&name.to_string());
+        let pushed = push::push(&images, &image, &request, &clients, display.as_ref())?;
         drop(display);
         let target = request.target;
         images.note_pushed(&target, &image.manifest_digest, &pushed.digest)?;

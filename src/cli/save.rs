@@ -5,14 +5,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::image::no_image;
+use super::image::{self, PullOptions, no_image};
+use super::progress::say;
+use super::registry::Settings;
+use super::run::Pull;
+use super::shared;
 use super::transport::Transport;
 use crate::container::{emit, events::Event};
 use crate::error::Fail;
+use crate::image::dropped::Restored;
 use crate::image::manifest::Format;
 use crate::image::reference::Reference;
 use crate::image::save::{self, Form, NewFile, Saved};
-use crate::image::store::Images;
+use crate::image::store::{Images, StoredImage};
 use crate::paths::Store;
 
 /// Bytes that are written to an archive at once.
@@ -54,10 +59,9 @@ fn form(text: &str) -> Result<Form, String> {
 
 /// `rl save`.
 pub fn save(args: &SaveArgs, store: &Store) -> Result<u8> {
-    let images = Images::open(store);
     let mut saved: Vec<Saved> = Vec::new();
     for text in &args.images {
-        let image = images.find(text, None)?.ok_or_else(|| no_image(text))?;
+        let image = find(store, text)?;
         // Those that were said; an image that was named by its id has none there, as in docker.
         let named = Reference::parse(text).ok();
         let names = image
@@ -76,7 +80,7 @@ pub fn save(args: &SaveArgs, store: &Store) -> Result<u8> {
     }
     // Podman's meaning of docker-dir; the archives and layouts keep the image's own manifest.
     let format = (args.format == Form::DockerDir).then_some(Format::Docker);
-    write(&images, &saved, args.format, format, args.output.as_deref())?;
+    write(store, &saved, args.format, format, args.output.as_deref())?;
     for one in &saved {
         let id = one.image.id.to_string();
         emit(store, &Event::image("save", &id, &id));
@@ -84,13 +88,38 @@ pub fn save(args: &SaveArgs, store: &Store) -> Result<u8> {
     Ok(0)
 }
 
-fn write(
-    images: &Images,
+/// An image of this store; one of an additional store is loaded from there.
+///
+/// # Errors
+/// `NotFound`; those of the load.
+pub fn find(store: &Store, name: &str) -> Result<StoredImage> {
+    if let Some(image) = Images::open(store).find(name, None)? {
+        return Ok(image);
+    }
+    if shared::find(name, None)?.is_none() {
+        return Err(no_image(name).into());
+    }
+    image::obtain(store, name, Pull::Never, &PullOptions::default())
+}
+
+/// Writes images of `store`; blobs that were dropped come from their registries meanwhile.
+///
+/// # Errors
+/// `Usage` when there is no place for them; those of [`save::archive`], and the registries'.
+pub fn write(
+    store: &Store,
     saved: &[Saved],
     form: Form,
     format: Option<Format>,
     output: Option<&Path>,
 ) -> Result<()> {
+    let images = &Images::open(store);
+    let clients = |name: &Reference| Settings::default().client(&name.to_string());
+    let mut tell = |line: &str| say(&format!("rl: {line}"));
+    let restored = saved
+        .iter()
+        .map(|one| Restored::new(images, &one.image, &clients, &mut tell));
+    let _restored = restored.collect::<Result<Vec<_>>>()?;
     let doing = || match output {
         Some(path) => format!("saving to `{}`", path.display()),
         None => "saving to standard output".to_owned(),
@@ -128,13 +157,16 @@ fn write(
 }
 
 /// `rl push IMAGE oci:…` and the like.
+///
+/// # Errors
+/// Those of [`write`].
 pub fn push_to(
-    images: &Images,
+    store: &Store,
     image: &str,
     target: &Transport,
     format: Option<Format>,
 ) -> Result<Saved> {
-    let found = images.find(image, None)?.ok_or_else(|| no_image(image))?;
+    let found = find(store, image)?;
     let named = target.name.as_deref().map(Reference::parse);
     let saved = Saved {
         names: match (&target.form, named) {
@@ -154,7 +186,7 @@ pub fn push_to(
     };
     let path = Some(&*target.path);
     write(
-        images,
+        store,
         std::slice::from_ref(&saved),
         target.form,
         format,

@@ -16,7 +16,7 @@ use super::manifest::{self, Descriptor, Manifest};
 use super::platform::Platform;
 use super::reference::{Digest, Reference};
 use super::scratch::{self, Scratch};
-use super::store::{self, Added, Images, LayerInfo, NewImage};
+use super::store::{self, Added, Blobs, Images, LayerInfo, NewImage};
 use crate::error::Fail;
 use crate::paths::Store;
 
@@ -172,6 +172,7 @@ pub fn commit(
         config: &config_bytes,
         name: recipe.reference.as_ref(),
         pulled: None,
+        blobs: Blobs::AsTheyAre,
     };
     store::keep_blob(&images, &blob, &ingested.digest)?;
     let info = LayerInfo::new(ids, ingested.digest.clone(), ingested.report);

@@ -28,6 +28,7 @@ pub mod auth;
 pub mod changes;
 pub mod commit;
 pub mod config;
+pub mod dropped;
 pub mod entries;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -51,6 +52,7 @@ pub mod reserve;
 pub mod resolver;
 pub mod save;
 pub mod scratch;
+pub mod shared;
 pub mod signature;
 pub mod space;
 pub mod squash;

@@ -20,7 +20,7 @@ use super::policy::{Origin, Policy};
 use super::reference::{Digest, Reference};
 use super::registry::{BlobBody, Client, ClientOptions, Wanted, is_resumable};
 use super::scratch::{self, Scratch};
-use super::store::{self, Added, Images, LayerInfo, NewImage, StoredImage};
+use super::store::{self, Added, Blobs, Images, LayerInfo, NewImage, StoredImage};
 use crate::error::{Fail, Kind, kind};
 use crate::paths::Store;
 
@@ -45,6 +45,8 @@ pub struct PullRequest {
     pub client: ClientOptions,
     /// How ownership is kept.
     pub ids: Ids,
+    /// Remove the layers as they were transferred once they are unpacked.
+    pub drops_blobs: bool,
 }
 
 /// Pulls an image: what is missing of it is fetched, and its name stands for it from then on.
@@ -147,6 +149,11 @@ fn pull_from(
         config: &config_bytes,
         name: Some(reference),
         pulled: Some(&pulled),
+        blobs: if request.drops_blobs {
+            Blobs::Drop(reference)
+        } else {
+            Blobs::Keep
+        },
     };
     let registry = Registry { client, repository };
     bring(store, &new, &registry, request.ids, progress)
@@ -383,6 +390,13 @@ pub fn bring(
                 if round == 0 {
                     show_existing(&layers, &[], progress);
                 }
+                if let Blobs::Drop(from) = new.blobs {
+                    for (diff_id, layer) in &layers {
+                        if images.blob_path(&layer.digest).exists() {
+                            images.drop_blob(diff_id, &layer.digest, from)?;
+                        }
+                    }
+                }
                 return Ok(*image);
             }
             Added::Missing(missing) => missing,
@@ -405,7 +419,12 @@ pub fn bring(
                 store,
                 ids,
             };
-            fetch(&place, job, source, progress)
+            fetch(&place, job, source, progress)?;
+            match new.blobs {
+                // At once: a quota may have room for one more of them and not for all.
+                Blobs::Drop(from) => images.drop_blob(job.diff_id, &job.layer.digest, from),
+                Blobs::Keep | Blobs::AsTheyAre => Ok(()),
+            }
         })?;
     }
     Err(
@@ -675,6 +694,7 @@ mod tests {
                 config: &self.config,
                 name: Some(&name),
                 pulled: None,
+                blobs: Blobs::Keep,
             };
             bring(store, &new, source, Ids::Single, &Silent)
         }

@@ -7,6 +7,7 @@ use std::fs::File;
 
 use anyhow::{Context as _, Result};
 
+use super::dropped::{self, Clients};
 use super::ingest::{LayerProgress, Phase, Progress};
 use super::manifest::{Descriptor, Format};
 use super::parallel;
@@ -83,7 +84,7 @@ impl Outgoing {
     }
 }
 
-/// Pushes an image.
+/// Pushes an image. `clients` are for the registries of blobs that were dropped here and are missing there.
 ///
 /// # Errors
 /// `Corrupt` when blobs are missing here and there; the registry's.
@@ -91,13 +92,14 @@ pub fn push(
     images: &Images,
     image: &StoredImage,
     request: &PushRequest,
+    clients: &Clients<'_>,
     progress: &dyn Progress,
 ) -> Result<Pushed> {
     let target = &request.target;
     // Mirrors are for reading; what is blocked is blocked for both.
     request.client.registries.endpoints(target)?;
     let client = Client::new(&target.registry, request.client.clone())?;
-    let pushed = push_to(&client, images, image, request, progress)
+    let pushed = push_to(&client, images, image, request, clients, progress)
         .with_context(|| format!("pushing `{}`", target.familiar()));
     for note in client.take_notes() {
         progress.message(&note);
@@ -110,6 +112,7 @@ fn push_to(
     images: &Images,
     image: &StoredImage,
     request: &PushRequest,
+    clients: &Clients<'_>,
     progress: &dyn Progress,
 ) -> Result<Pushed> {
     let target = &request.target;
@@ -124,12 +127,21 @@ fn push_to(
         .hint("leave the digest out: the registry computes it")
         .into());
     }
+    let dropped = dropped::of(images, image);
+    let elsewhere = |blob: &Descriptor| {
+        let found = dropped
+            .iter()
+            .find(|(known, _)| known.digest == blob.digest);
+        found
+            .map(|(blob, from)| dropped::fetch(images, blob, from, clients))
+            .transpose()
+    };
     let shipment = Shipment {
         client,
         images,
         repository: &target.repository,
         known: neighbours(images, &target.registry),
-        elsewhere: &|_| Ok(None),
+        elsewhere: &elsewhere,
     };
     shipment.send(&outgoing, progress)?;
     let digest = client.put_manifest(target, &outgoing.media_type, &outgoing.bytes)?;
@@ -247,7 +259,7 @@ impl Shipment<'_> {
 
 fn damaged(blob: &Descriptor, how: &str) -> Fail {
     Fail::corrupt(format!("layer {} {how}", blob.digest))
-        .hint("`rl pull` of the image fetches what is missing of it")
+        .hint("`rl pull --blobs=keep` of the image fetches what is missing of it")
 }
 
 /// Blobs and the repositories of `registry` that had them once: what was pulled from there or pushed to it.

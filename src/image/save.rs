@@ -188,7 +188,7 @@ impl Read for Checked<'_> {
 
 fn damaged(blob: &Descriptor, how: &str) -> Fail {
     Fail::corrupt(format!("{} of the store {how}", blob.digest)).hint(
-        "`rl pull` of the image fetches what is missing of it; `rl rmi` removes what is damaged",
+        "`rl pull --blobs=keep` of the image fetches what is missing of it; `rl rmi` removes what is damaged",
     )
 }
 

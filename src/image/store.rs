@@ -45,7 +45,8 @@ const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
 const MAX_INDEX: u64 = 64 << 20;
 /// Everything below the store's root.
-const STORED: [&str; 10] = [
+const STORED: [&str; 11] = [
+    "squash",
     "containers",
     "names",
     "volumes",
@@ -71,6 +72,9 @@ pub struct LayerInfo {
     pub digest: Digest,
     /// What unpacking did.
     pub report: Report,
+    /// Where the blob is when it was dropped; it may be here all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Reference>,
 }
 
 impl LayerInfo {
@@ -82,6 +86,7 @@ impl LayerInfo {
             ids,
             digest,
             report,
+            dropped: None,
         }
     }
 }
@@ -144,6 +149,17 @@ pub enum Removed {
     Deleted(Digest),
 }
 
+/// What becomes of layers as they were transferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blobs<'i> {
+    /// Each must be here.
+    Keep,
+    /// Those that are here stay, those that were dropped are not fetched.
+    AsTheyAre,
+    /// They go, and are found there again.
+    Drop(&'i Reference),
+}
+
 /// What is to be added.
 #[derive(Debug)]
 pub struct NewImage<'i> {
@@ -157,6 +173,8 @@ pub struct NewImage<'i> {
     pub name: Option<&'i Reference>,
     /// What the registry called it, where it came from one.
     pub pulled: Option<&'i Digest>,
+    /// What becomes of its layers' blobs.
+    pub blobs: Blobs<'i>,
 }
 
 /// What came of [`Images::add`].
@@ -359,7 +377,12 @@ impl Images {
             .iter()
             .zip(&manifest.layers)
             .filter(|(diff_id, layer)| {
-                !self.layer_dir(diff_id).exists() || !self.blob_path(&layer.digest).exists()
+                let has_blob = || match new.blobs {
+                    Blobs::Keep => false,
+                    Blobs::AsTheyAre | Blobs::Drop(_) => self.dropped_from(diff_id).is_some(),
+                };
+                !self.layer_dir(diff_id).exists()
+                    || !(self.blob_path(&layer.digest).exists() || has_blob())
             })
             .map(|(diff_id, _)| diff_id.clone())
             .collect();

@@ -60,6 +60,14 @@ impl Images {
                 parts.extend(layers.map(|layer| Part::Blob(layer.digest.clone())));
             }
         }
+        if let Some(image) = image
+            && index
+                .manifests
+                .iter()
+                .all(|other| other.digest != image.manifest_digest)
+        {
+            remove_file(&self.store.squash_of(image.id.hex()))?;
+        }
         let trees = image.map(|image| &image.config.rootfs.diff_ids);
         parts.extend(trees.into_iter().flatten().cloned().map(Part::Tree));
         if !self.keep_needed(&mut parts, index, used) {

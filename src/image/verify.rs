@@ -210,8 +210,16 @@ impl Verify<'_> {
             add(entry, true, true);
             if let Ok(manifest) = self.images.read_manifest(entry) {
                 add(&manifest.config, true, false);
+                let config = self.images.read_image(&index, entry).ok();
+                let dropped = config.map(|image| super::dropped::of(&self.images, &image));
+                let dropped = dropped.unwrap_or_default();
                 for layer in &manifest.layers {
-                    add(layer, false, false);
+                    if dropped
+                        .iter()
+                        .all(|(known, _)| known.digest != layer.digest)
+                    {
+                        add(layer, false, false);
+                    }
                 }
             }
         }
@@ -298,6 +306,9 @@ impl Verify<'_> {
                     continue;
                 }
             };
+            if !image.layers_present && self.asked.store.squash_of(image.id.hex()).is_file() {
+                continue; // it is run as one file
+            }
             let layers = image.config.rootfs.diff_ids.iter();
             for (diff_id, layer) in layers.zip(&image.manifest.layers) {
                 add(diff_id, Some(layer), format!("image {name}"));

@@ -18,6 +18,7 @@ mod support;
 
 mod apt;
 mod badinput;
+mod blobs;
 mod cgroups;
 mod check;
 mod commit;
@@ -51,6 +52,7 @@ mod resume;
 mod run;
 mod save;
 mod security;
+mod shared;
 mod space;
 mod squash;
 mod stats;

@@ -28,9 +28,11 @@ use anyhow::Result;
 
 pub use spec::{Environment, spec, variables};
 
+use super::config::Blobs;
 use super::image::{self, PullOptions};
 use super::progress::say;
 use super::registry::RegistryFlags;
+use super::shared;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
 use crate::image::squash::Squash;
@@ -122,21 +124,28 @@ pub fn has_selinux() -> bool {
 /// Gets the image, and lets the spec inherit what the user left open.
 fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result<()> {
     let defaults = match (&mut spec.rootfs, &mut spec.image) {
-        (Rootfs::Layers { diff_ids }, Some(wanted)) => {
+        (rootfs @ Rootfs::Layers { .. }, Some(wanted)) => {
             let options = PullOptions {
                 platform: args.platform.as_deref().map(Platform::parse).transpose()?,
                 settings: args.registry.settings()?,
                 quiet: args.quiet,
+                blobs: args.blobs,
             };
+            let platform = options.platform.as_ref();
+            if let Some((image, path)) =
+                shared::in_place(store, &wanted.reference, args.pull, platform)?
+            {
+                wanted.id = image.id.to_string();
+                *rootfs = Rootfs::Squash { path };
+                spec.inherit(&image.config.defaults());
+                return Ok(());
+            }
             let image = image::obtain(store, &wanted.reference, args.pull, &options)?;
             wanted.id = image.id.to_string();
-            *diff_ids = image
-                .config
-                .rootfs
-                .diff_ids
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            let diff_ids = image.config.rootfs.diff_ids.iter();
+            *rootfs = Rootfs::Layers {
+                diff_ids: diff_ids.map(ToString::to_string).collect(),
+            };
             image.config.defaults()
         }
         // The host's own programs are there to be used by hand.
@@ -208,6 +217,10 @@ pub struct RunArgs {
     /// Take a capability away (can be repeated)
     #[arg(long, value_name = "CAP")]
     pub cap_drop: Vec<String>,
+
+    /// Whether a fetched image's layers also stay as they were transferred: keep, or drop to save space
+    #[arg(long, value_enum, value_name = "WHETHER", hide_possible_values = true)]
+    pub blobs: Option<Blobs>,
 
     /// Cgroup namespace: host or private
     #[arg(long, value_name = "MODE")]

@@ -186,6 +186,7 @@ pub fn import(
         config: &config_bytes,
         name: options.reference.as_ref(),
         pulled: None,
+        blobs: store::Blobs::Keep,
     };
     store::keep_blob(&images, &blob, &ingested.digest)?;
     let info = LayerInfo::new(ids, ingested.digest.clone(), ingested.report);
@@ -638,6 +639,7 @@ impl<'f> Archive<'f> {
                 config: &config_bytes,
                 name: names.first(),
                 pulled: None,
+                blobs: store::Blobs::Keep,
             };
             loaded.push(bringing.finish(&new, &blobs, &names)?);
         }

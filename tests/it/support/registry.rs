@@ -344,6 +344,12 @@ impl Line {
         self.rules.received.swap(0, Ordering::SeqCst)
     }
 
+    /// Ends every connection from now on.
+    pub fn sever(&self) {
+        self.rules.left.store(u64::MAX, Ordering::SeqCst);
+        self.rules.limit.store(0, Ordering::SeqCst);
+    }
+
     /// The bytes that came from the server.
     pub fn received(&self) -> u64 {
         self.rules.received.load(Ordering::SeqCst)
