@@ -19,9 +19,10 @@ use crate::error::Fail;
 use crate::idmap::{self, Available, Plan};
 use crate::image::changes;
 use crate::image::commit::{CUT, Format, Recipe};
-use crate::image::config::{Empty, Healthcheck, RunConfig};
+use crate::image::config::{Empty, Healthcheck, ImageConfig, RunConfig};
 use crate::image::layer::Ids;
 use crate::image::reference::{Digest, Reference};
+use crate::image::squash::Squash;
 use crate::image::store::Images;
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, Health, MountSource, Rootfs, UserNs};
@@ -98,9 +99,11 @@ pub fn commit(args: &CommitArgs, store: &Store) -> Result<u8> {
         changes::apply(&mut config.clone(), change)?;
     }
     if !args.squash && !matches!(spec.rootfs, Rootfs::Layers { .. }) {
-        return Err(Fail::unsupported("the container came from no image")
-            .hint("make an image of all its files: rl commit --squash")
-            .into());
+        return Err(
+            Fail::unsupported("the container stands on no layers of an image")
+                .hint("make an image of all its files: rl commit --squash")
+                .into(),
+        );
     }
     let recipe = Recipe {
         base: spec
@@ -217,8 +220,13 @@ fn config(store: &Store, spec: &ContainerSpec) -> Result<RunConfig> {
         Some(image) if !image.id.is_empty() => Images::open(store).find(&image.id, None)?,
         _ => None,
     };
-    let theirs = image.as_ref().map(|image| image.config.defaults());
-    let mut config = image.map(|image| image.config.config).unwrap_or_default();
+    let image = match (&spec.rootfs, image) {
+        (_, Some(image)) => Some(image.config),
+        (Rootfs::Squash { path }, None) => Squash::look(path)?.config.map(|config| *config),
+        (Rootfs::Layers { .. } | Rootfs::Directory { .. } | Rootfs::Host, None) => None,
+    };
+    let theirs = image.as_ref().map(ImageConfig::defaults);
+    let mut config = image.map(|image| image.config).unwrap_or_default();
     let process = &spec.process;
     config.env = settled(process.env.clone());
     config.env.retain(|entry| entry.contains('='));

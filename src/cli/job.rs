@@ -283,21 +283,23 @@ fn answer(
             serde_json::to_string(&id)
         }
         Work::Diff { place } => {
-            files::answer(|out| diff::print(&place, out))?;
+            place.with(|place| files::answer(|out| diff::print(place, out)))?;
             serde_json::to_string(&())
         }
         Work::Export { place } => {
-            files::answer(|out| diff::export(&place, out))?;
+            place.with(|place| files::answer(|out| diff::export(place, out)))?;
             serde_json::to_string(&())
         }
         Work::Layer { place, squash } => {
-            files::answer(|out| {
-                if squash {
-                    diff::export(&place, &mut *out)?;
-                } else {
-                    diff::layer(&place, &mut *out)?;
-                }
-                Ok(commit::end(out)?)
+            place.with(|place| {
+                files::answer(|out| {
+                    if squash {
+                        diff::export(place, &mut *out)?;
+                    } else {
+                        diff::layer(place, &mut *out)?;
+                    }
+                    Ok(commit::end(out)?)
+                })
             })?;
             serde_json::to_string(&())
         }

@@ -351,7 +351,7 @@ pub enum ImageCommand {
     Import(image::ImportArgs),
     /// Write an image as one squashfs file, to be run where it lies: rl run ./FILE
     Convert(convert::ConvertArgs),
-    /// Put images into a directory where all users of a machine run them from: see additional_stores
+    /// Put images into a directory that many users run them from
     Share(shared::ShareArgs),
     /// Show everything about an image
     Inspect(inspect::InspectArgs),

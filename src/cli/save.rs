@@ -159,7 +159,7 @@ pub fn write(
 /// `rl push IMAGE oci:…` and the like.
 ///
 /// # Errors
-/// Those of [`write`].
+/// As `rl save`'s: those of [`save::archive`], and the registries'.
 pub fn push_to(
     store: &Store,
     image: &str,

@@ -1,5 +1,5 @@
 //! What a container has changed (`rl diff`), the layer that this makes (`rl commit`), and its whole tree as
-//! a tar (`rl export`). All read the layers themselves, see [`super::tree`]; nothing is mounted or stopped.
+//! a tar (`rl export`). All read the layers themselves, see [`super::tree`]; nothing is stopped, and nothing mounted but a squash file.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -19,6 +19,7 @@ use crate::error::Fail;
 use crate::image::entries::{Entry, Kind};
 use crate::image::pack::{self, Writer};
 use crate::spec::Rootfs;
+use crate::stage::{RootPlan, fuse};
 use crate::sys;
 
 /// Where the files of a container are.
@@ -33,6 +34,9 @@ pub struct Place {
     /// The writable directory has everything, the layers' files too: it is a copy of them.
     #[serde(default)]
     pub complete: bool,
+    /// The file below it, which the job mounts.
+    #[serde(default)]
+    pub squash: Option<RootPlan>,
 }
 
 impl Place {
@@ -60,6 +64,7 @@ impl Place {
                 .chain(devices)
                 .map(|target| target.trim_matches('/').to_owned()),
         );
+        let mut squash = None;
         let (upper, lowers) = match &spec.rootfs {
             Rootfs::Layers { diff_ids } => {
                 let lowers = diff_ids.iter().rev().map(|diff_id| {
@@ -74,13 +79,12 @@ impl Place {
                 )
             }
             Rootfs::Directory { path } => (None, vec![path.clone()]),
-            Rootfs::Squash { path } => {
-                return Err(Fail::unsupported(format!(
-                    "what a container has changed over `{}` cannot be compared or packed",
-                    path.display()
-                ))
-                .hint("single files and directories come out by: rl cp")
-                .into());
+            Rootfs::Squash { .. } => {
+                squash = Some(super::root(record, &spec)?.0);
+                (
+                    Some(record.dir().join("upper")),
+                    vec![record.dir().join("squash")],
+                )
             }
             Rootfs::Host => {
                 return Err(Fail::unsupported(
@@ -94,7 +98,24 @@ impl Place {
             lowers,
             targets,
             complete: super::is_copy(&record.dir()),
+            squash,
         })
+    }
+
+    /// Works with it, and with the squash file mounted where there is one. For a job.
+    ///
+    /// # Errors
+    /// Those of `work`; of a file that does not mount.
+    pub fn with<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let Some(root) = &self.squash else {
+            return work(self);
+        };
+        sys::mount::make_all_slave()?;
+        let server = fuse::squash_here(root)?;
+        let done = work(self);
+        server.kill();
+        server.wait()?;
+        done
     }
 
     /// The trees that make up the container's, the topmost first.

@@ -89,6 +89,7 @@ fn an_image_of_an_additional_store_is_run_where_it_lies() {
         .says("x");
     home.rl("start -a kept").says("x\nx");
     home.rl("inspect -f {{.Image}} kept").says(&id);
+    home.rl("diff kept").says("A /log");
     home.rl("rm kept").ok();
     home.rl("rmi busybox")
         .fails(125)

@@ -184,7 +184,7 @@ fn a_container_of_a_squash_file_is_one_like_others() {
     assert_eq!(out, "given\nkept\nkept\n");
     home.rl("inspect --format {{.Config.Image}} c")
         .says("./box.sqsh");
-    home.rl("diff c").fails(125).stderr_has("rl cp");
+    home.rl("commit c i").fails(125).stderr_has("--squash");
     home.rl("rm c").ok();
     home.rl("run -d --name d ./box.sqsh sleep 1000").ok();
     home.rl("exec d cat /data").says("given");
@@ -430,4 +430,45 @@ fn a_conversion_that_fails_or_is_killed_leaves_nothing() {
     home.rl("run --rm --network none ./old.sqsh true")
         .fails(125)
         .stderr_has("configuration behind the squashfs is damaged");
+}
+
+#[test]
+fn what_a_container_has_changed_over_a_squash_file_is_seen_and_packed() {
+    needs_squash!();
+    let mut home = Home::with_busybox();
+    varied(&home);
+    home.rl("image convert -q varied v.sqsh").ok();
+    with_both(&mut home, |home| {
+        home.rl("run --name c --network none -w / ./v.sqsh sh -c")
+            .arg("echo new > /d/new; rm /d/noise; echo more >> /d/file; rm -r /many; mkdir /many")
+            .ok();
+        home.sh("$RL diff c | grep -v '^D /many/'")
+            .says("C /d\nC /d/file\nA /d/new\nD /d/noise\nC /many");
+        home.rl("commit c changed")
+            .fails(125)
+            .stderr_has("--squash");
+        home.rl("commit -q --squash c changed").ok();
+        home.rl("run --rm --network none changed sh -c")
+            .arg("echo $GREETING")
+            .says("hello");
+        home.rl("run --rm --network none -w /d changed sh -c")
+            .arg("cat new file; ls /many; ls noise 2>/dev/null; cmp /bin/busybox /bin/sh && stat -c %a:%h file again")
+            .ok()
+            .stdout_has("new\none\nmore\n");
+        home.sh("$RL export c | tar t | grep -c '^many/'; $RL export c | tar x -O d/new")
+            .says("1\nnew");
+        // Of a running one, too; and a server is left by none of it.
+        home.rl("start c").ok();
+        home.rl("rm -f c").ok();
+        home.rl("run -d --name r --network none ./v.sqsh sh -c")
+            .arg("echo x > /x; sleep 1000")
+            .ok();
+        wait_for("the file", || {
+            home.rl("diff r").ok().text().contains("A /x").then_some(())
+        });
+        home.rl("exec r cat /d/link /x").run();
+        home.rl("rm -f r").ok();
+        home.rl("rmi changed").ok();
+        gone(home);
+    });
 }
