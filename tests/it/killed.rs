@@ -248,12 +248,18 @@ fn on_a_full_disk_images_stay_and_can_be_removed() {
     };
     let (archive, root) = (archive.to_str().unwrap(), root.to_str().unwrap());
     let saved = disk.join(format!("saved-{unique}"));
+    let squash = disk.join(format!("{unique}.sqsh"));
+    let shared = disk.join(format!("shared-{unique}"));
     for _ in 0..3 {
         is_full("pull", &[&name]);
         is_full("load -i", &[archive]);
         is_full("import", &[root]);
         is_full("save -o", &[saved.to_str().unwrap(), "busybox"]);
         assert!(!saved.exists());
+        is_full("image convert -q busybox", &[squash.to_str().unwrap()]);
+        assert!(!squash.exists());
+        is_full("image share -q busybox", &[shared.to_str().unwrap()]);
+        assert!(!shared.join("images/index.json").exists());
         is_full("tag busybox", &["third"]);
         is_full("manifest create more", &["busybox"]);
         is_full("manifest annotate --index --annotation", &["a=b", "list"]);

@@ -59,6 +59,7 @@ mod stats;
 mod survive;
 mod terminal;
 mod tidy;
+mod trees;
 mod volumes;
 
 /// A file that is not listed above is never compiled, and its tests never run.
