@@ -139,7 +139,7 @@ fn rootless() -> Result<Value> {
         How::Single => "one id",
         How::Identity => "all ids, as root",
     };
-    let (network, _) = net::choose(&Network::Auto, &[])?;
+    let (network, _) = net::choose(&Network::Auto, &[], &[])?;
     let helper = match &network {
         Chosen::Pasta { program, .. } | Chosen::Slirp { program, .. } => {
             program.display().to_string()

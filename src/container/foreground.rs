@@ -16,13 +16,14 @@ use rustix::time::Timespec;
 use super::health::Checks;
 use super::networks::Membership;
 use super::record::Record;
+use super::start::start;
 use super::state::{self, State, Status};
 use super::watch::Keys;
-use super::{Machine, RunOptions, copy_root, group, order, write_new};
+use super::{Machine, RunOptions, group, write_new};
 use crate::cgroup::Group;
 use crate::error::Fail;
 use crate::spec::Process;
-use crate::stage::parent::{self, Launch, Running};
+use crate::stage::parent::Running;
 use crate::sys;
 use crate::sys::process::Child;
 
@@ -37,7 +38,7 @@ const AFTER_HANGUP: Duration = Duration::from_secs(10);
 /// What kept it from starting.
 pub fn run(
     record: &Record,
-    machine: &Machine,
+    machine: &mut Machine,
     options: &RunOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
@@ -54,32 +55,24 @@ pub fn run(
 
 fn run_in(
     record: &Record,
-    machine: &Machine,
+    machine: &mut Machine,
     options: &RunOptions,
     group: Option<&Group>,
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let mut membership = Membership::reserve(record)?;
-    let order = order(record, machine, group, membership.as_ref())?;
-    let process = &order.spec.process;
+    let process = record.spec()?.process;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let stdin = (!process.interactive).then(|| null.as_fd());
-    check_terminal(process)?;
-    let (plan, helpers) = (&machine.plan, machine.helpers());
-    let launch = Launch {
-        order: &order,
-        plan,
-        helpers,
-        network: &machine.network,
-        target: machine.target.as_ref(),
+    check_terminal(&process)?;
+    let (order, mut running) = start(
+        record,
+        machine,
         group,
-        ports: &machine.ports,
-        stdio: [stdin, None, None],
-    };
-    let lease = membership.as_mut().map(Membership::lease);
-    let mut running = parent::start(&launch, lease, say, &mut |root| {
-        copy_root(root, plan, helpers)
-    })?;
+        membership.as_mut(),
+        [stdin, None, None],
+        say,
+    )?;
     let (console, signals) = (running.console.take(), running.signals.take());
     if let Some(membership) = &membership {
         membership.tell("connect");

@@ -23,6 +23,7 @@ pub mod networks;
 mod only_user;
 pub mod processes;
 pub mod record;
+mod start;
 pub mod state;
 pub mod tree;
 pub mod usage;
@@ -132,7 +133,7 @@ pub fn run(
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create_settled(store, spec, options, say)?;
     let spec = record.spec()?;
-    let result = foreground::run(&record, &machine, options, say);
+    let result = foreground::run(&record, &mut machine, options, say);
     if let Ok(code) = &result {
         emit(
             store,
@@ -166,6 +167,8 @@ pub struct Machine {
     pub target: Option<net::joined::Target>,
     /// The ports to publish on it.
     pub ports: Vec<Publish>,
+    /// Network helpers that did not come up.
+    given_up: Vec<&'static str>,
 }
 
 impl Machine {
@@ -180,7 +183,7 @@ impl Machine {
             say(&degraded(&notice, &emulation::instead(spec, &plan)));
         }
         let mut ports = spec.published();
-        let (network, notice) = net::choose(&spec.network, &ports)?;
+        let (network, notice) = net::choose(&spec.network, &ports, &[])?;
         if let Some(notice) = notice {
             say(&degraded(&notice, "using the host's network"));
         }
@@ -201,6 +204,7 @@ impl Machine {
             network,
             target: None,
             ports,
+            given_up: Vec::new(),
         })
     }
 

@@ -23,13 +23,14 @@ use super::health::{self, Checks};
 use super::logs::{Stream, Writer};
 use super::networks::Membership;
 use super::record::{Lock, Record};
+use super::start::start;
 use super::state::{self, State, Status};
-use super::{Machine, copy_root, group, order};
+use super::{Machine, group};
 use crate::cgroup::Group;
 use crate::error::{self, Fail};
 use crate::paths::{self, Store};
 use crate::spec::{ContainerSpec, Restart};
-use crate::stage::parent::{self, Launch, Running};
+use crate::stage::parent::Running;
 use crate::sys;
 use crate::sys::process::{Detached, Exit};
 use crate::sys::socket::Channel;
@@ -358,12 +359,6 @@ impl Monitor {
         machine.join(self.record.store(), &self.spec, &mut say)?;
         self.group = group::make(&self.spec)?;
         let mut membership = Membership::reserve(&self.record)?;
-        let order = order(
-            &self.record,
-            &machine,
-            self.group.as_ref(),
-            membership.as_ref(),
-        )?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
         let pipe =
@@ -388,21 +383,13 @@ impl Monitor {
                     .map_or(null.as_fd(), |fd: &OwnedFd| fd.as_fd()),
             )
         };
-        let launch = Launch {
-            order: &order,
-            plan: &machine.plan,
-            helpers: machine.helpers(),
-            network: &machine.network,
-            target: machine.target.as_ref(),
-            group: self.group.as_ref(),
-            ports: &machine.ports,
-            stdio: [fd(0), fd(1), fd(2)],
-        };
-        let mut running = parent::start(
-            &launch,
-            membership.as_mut().map(Membership::lease),
+        let (_, mut running) = start(
+            &self.record,
+            &mut machine,
+            self.group.as_ref(),
+            membership.as_mut(),
+            [fd(0), fd(1), fd(2)],
             &mut |line| lines.push(line.to_owned()),
-            &mut |root| copy_root(root, &machine.plan, machine.helpers()),
         )?;
         drop(stdio);
         for line in lines {

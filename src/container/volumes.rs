@@ -59,7 +59,8 @@ pub fn make_all(store: &Store, spec: &ContainerSpec) -> Result<Vec<(String, Path
     let mut volumes = Vec::new();
     for mount in &spec.mounts {
         if let MountSource::Volume { volume, .. } = &mount.source {
-            let anonymous = is_of(volume, &spec.id);
+            // One of another container's, too: --volumes-from.
+            let anonymous = is_of(volume, &spec.id) || is_made_up(volume);
             make(store, &Volume::new(volume, BTreeMap::new(), anonymous))?;
             volumes.push((volume.clone(), store.volume_data(volume)));
         }

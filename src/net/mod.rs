@@ -115,12 +115,20 @@ impl Chosen {
     }
 }
 
-/// Chooses for `network` and the ports to publish; what had to be given up is in the second value.
+/// The code of a helper that does not come up.
+pub const HELPER_FAILED: &str = "RL-N02";
+
+/// Chooses for `network` and the ports to publish, without the helpers in `given_up` where nobody named one. What had to
+/// be given up is in the second value.
 ///
 /// # Errors
 /// `RL-N01`, `RL-N02` when what was asked for by name cannot be had.
-pub fn choose(network: &Network, ports: &[Publish]) -> Result<(Chosen, Option<Fail>)> {
-    let (chosen, notice) = by_name(network)?;
+pub fn choose(
+    network: &Network,
+    ports: &[Publish],
+    given_up: &[&str],
+) -> Result<(Chosen, Option<Fail>)> {
+    let (chosen, notice) = by_name(network, given_up)?;
     if let Chosen::Slirp { .. } = chosen {
         slirp::check_ports(ports)?;
     }
@@ -141,7 +149,7 @@ pub fn choose(network: &Network, ports: &[Publish]) -> Result<(Chosen, Option<Fa
     }
 }
 
-fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
+fn by_name(network: &Network, given_up: &[&str]) -> Result<(Chosen, Option<Fail>)> {
     match network {
         Network::Host => Ok((Chosen::Host, None)),
         Network::None => Ok((Chosen::None, None)),
@@ -164,7 +172,7 @@ fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
                 None,
             ))
         }
-        Network::Auto => Ok(automatic()),
+        Network::Auto => Ok(automatic(given_up)),
         Network::Named { .. } => Ok((
             Chosen::Named {
                 endpoints: Vec::new(),
@@ -175,9 +183,13 @@ fn by_name(network: &Network) -> Result<(Chosen, Option<Fail>)> {
     }
 }
 
-fn automatic() -> (Chosen, Option<Fail>) {
+fn automatic(given_up: &[&str]) -> (Chosen, Option<Fail>) {
+    let find = |name: &str| {
+        let program = find_program(name);
+        program.filter(|_| !given_up.contains(&name))
+    };
     let why = match tun() {
-        Ok(()) => match (find_program("pasta"), find_program("slirp4netns")) {
+        Ok(()) => match (find("pasta"), find("slirp4netns")) {
             (Some(program), _) => {
                 return (pasta::with(program, Vec::new()), None);
             }
@@ -190,7 +202,10 @@ fn automatic() -> (Chosen, Option<Fail>) {
                     None,
                 );
             }
-            (None, None) => missing("neither pasta nor slirp4netns is installed", "passt"),
+            (None, None) if given_up.is_empty() => {
+                missing("neither pasta nor slirp4netns is installed", "passt")
+            }
+            (None, None) => missing("neither pasta nor slirp4netns works here", "passt"),
         },
         Err(fail) => fail,
     };
@@ -198,15 +213,39 @@ fn automatic() -> (Chosen, Option<Fail>) {
 }
 
 /// Starts a helper for the named networks' own namespace, which the process `pid` is in, and waits until packets flow.
-/// The second value is the interface that they leave by.
+/// The second value is the interface that they leave by, the third why it is not the first choice.
 ///
 /// # Errors
 /// What was missing, or the helper's own words.
-pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str)> {
-    let (mut chosen, notice) = automatic();
-    if let Some(why) = notice {
-        return Err(why.into());
+pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str, Option<Fail>)> {
+    match share_by(&[], pid) {
+        Err((Some("pasta"), first)) => match share_by(&["pasta"], pid) {
+            Ok((uplink, interface)) => Ok((uplink, interface, Some(crate::error::flatten(&first)))),
+            // What is said of the second is less than what is said of the first.
+            Err(_) => Err(first),
+        },
+        Ok((uplink, interface)) => Ok((uplink, interface, None)),
+        Err((_, error)) => Err(error),
     }
+}
+
+/// The name of the helper that has failed comes with the error.
+fn share_by(
+    given_up: &[&str],
+    pid: rustix::process::Pid,
+) -> Result<(Uplink, &'static str), (Option<&'static str>, anyhow::Error)> {
+    let (mut chosen, notice) = automatic(given_up);
+    if let Some(why) = notice {
+        return Err((None, why.into()));
+    }
+    let failed = match chosen {
+        Chosen::Pasta { .. } => "pasta",
+        Chosen::Slirp { .. }
+        | Chosen::Host
+        | Chosen::None
+        | Chosen::Joined
+        | Chosen::Named { .. } => "slirp4netns",
+    };
     if let Chosen::Pasta { options, .. } = &mut chosen {
         options.push("--ns-ifname=uplink0".to_owned());
     }
@@ -218,15 +257,18 @@ pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str)> {
         | Chosen::Joined
         | Chosen::Named { .. } => "tap0",
     };
-    let mut uplink = start(&chosen, Vec::new(), pid)?
-        .ok_or_else(|| missing("neither pasta nor slirp4netns is installed", "passt"))?;
-    match uplink.wait_ready() {
-        Ok(_) => Ok((uplink, interface)),
-        Err(error) => {
-            uplink.stop();
-            Err(error)
+    let started = start(&chosen, Vec::new(), pid).and_then(|uplink| {
+        let mut uplink =
+            uplink.ok_or_else(|| missing("neither pasta nor slirp4netns is installed", "passt"))?;
+        match uplink.wait_ready() {
+            Ok(_) => Ok((uplink, interface)),
+            Err(error) => {
+                uplink.stop();
+                Err(error)
+            }
         }
-    }
+    });
+    started.map_err(|error| (Some(failed), error))
 }
 
 fn missing(what: &str, package: &str) -> Fail {
@@ -388,7 +430,7 @@ impl Uplink {
         }
         Fail::unsupported(format!("{} could not set up the network: {said} ({exit})", self.name))
             .hint("try the other helper (--network slirp4netns or --network pasta), --network host, or --network none")
-            .code("RL-N02")
+            .code(HELPER_FAILED)
     }
 
     /// Ends the helper.
@@ -429,6 +471,10 @@ fn spawn(
         join: &[],
         own_mounts: false,
     })
-    .with_context(doing)?;
+    .with_context(|| {
+        Fail::unsupported(format!("{} cannot be started", program.display()))
+            .hint("another one first in PATH, --network host, or --network none")
+            .code(HELPER_FAILED)
+    })?;
     Ok((child, stderr))
 }

@@ -232,3 +232,92 @@ fn an_unknown_network_is_refused() {
         .fails(125)
         .stderr_has("no-such-net");
 }
+
+/// A home in whose `PATH` the program `pasta` is this script.
+fn with_pasta(script: &str, missing: &[&str]) -> Home {
+    let mut home = Home::with_busybox();
+    home.without_programs(&[&["pasta"], missing].concat());
+    let program = home.file("bin/pasta", script);
+    rustix::fs::chmod(&program, 0o755.into()).unwrap();
+    home
+}
+
+/// Ends at once, after a while with a word, or is no program at all.
+const BROKEN: [&str; 3] = [
+    "#!/bin/sh\n[ \"$1\" = --help ] && exit 0\necho 'Something is wrong' >&2\nexit 1\n",
+    "#!/bin/sh\n[ \"$1\" = --help ] && exit 0\nsleep 0.3\necho 'Something is wrong' >&2\nexit 1\n",
+    "garbage",
+];
+
+#[test]
+fn a_helper_that_does_not_come_up_is_passed_over_and_said() {
+    needs!(
+        Need::Ours,
+        Need::Program("slirp4netns"),
+        Need::Writable("/dev/net/tun")
+    );
+    for script in BROKEN {
+        let home = with_pasta(script, &[]);
+        let output = home.rl("run --rm busybox ip -o -4 addr show tap0").ok();
+        output.stdout_has("10.0.2.100");
+        let said = output.stderr.trim();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for part in ["pasta", "using slirp4netns (rl explain RL-N02)"] {
+            assert!(said.contains(part), "{said}");
+        }
+        // In the background, again, and with a port.
+        home.rl("run -d --name d -p 127.0.0.1::80 busybox nc -l -p 80 -e echo served")
+            .ok()
+            .stderr_has("using slirp4netns");
+        let place = home.rl("port d 80").ok().text().trim().to_owned();
+        let answer = crate::support::wait_for("an answer", || {
+            use std::io::Read as _;
+            let mut text = String::new();
+            let mut stream = std::net::TcpStream::connect(&place).ok()?;
+            stream.read_to_string(&mut text).ok()?;
+            (!text.is_empty()).then_some(text)
+        });
+        assert_eq!(answer, "served\n");
+        home.rl("wait d").ok();
+        home.rl("start d").ok();
+        home.rl("rm -f d").ok();
+        // Asked for by name, it is an error; so it is where ports would be lost.
+        home.rl("run --rm --network pasta busybox true")
+            .fails(125)
+            .stderr_has("RL-N02");
+    }
+}
+
+#[test]
+fn without_a_helper_that_works_it_is_the_hosts_network() {
+    needs!(Need::Ours, Need::Writable("/dev/net/tun"));
+    let home = with_pasta(BROKEN[0], &["slirp4netns"]);
+    let host = home.sh("readlink /proc/self/ns/net").ok().text().to_owned();
+    let output = home.rl("run --rm busybox readlink /proc/self/ns/net").ok();
+    output
+        .stdout_is(host.trim())
+        .stderr_has("Something is wrong")
+        .stderr_has("using the host's network (rl explain RL-N02)");
+    home.rl("run --rm -p 127.0.0.1::80 busybox true")
+        .fails(125)
+        .stderr_has("ports cannot be published");
+    home.rl("ps -aq").says("");
+}
+
+#[test]
+fn named_networks_pass_a_broken_helper_over_too() {
+    needs!(
+        Need::Ours,
+        Need::TestHost,
+        Need::Program("slirp4netns"),
+        Need::Writable("/dev/net/tun")
+    );
+    let home = with_pasta(BROKEN[0], &[]);
+    home.rl("network create n").ok();
+    let url = std::env::var("RL_TEST_HOST").expect("checked by needs!");
+    let output = home
+        .rl("run --rm --network n busybox ping -c1 -W3")
+        .arg(url.split(':').next().unwrap_or(&url))
+        .run();
+    output.stderr_has("using slirp4netns");
+}

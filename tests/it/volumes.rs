@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::support::host::Need;
+use crate::support::image::{Image, Layer};
 use crate::support::{Home, wait_for};
 
 /// Names of the entries of a directory of the store.
@@ -163,4 +164,65 @@ fn a_removal_that_is_killed_leaves_the_volume_whole_or_nothing_of_it() {
         home.rl("volume create big").says("big");
         assert!(entries(&home, "volumes/big/_data").is_empty());
     }
+}
+
+#[test]
+fn volumes_from_another_container_are_at_the_same_places() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    let image = Image::on_busybox(vec![
+        Layer::new().dir("img", 0o755).file("img/f", 0o644, "image"),
+    ])
+    .config(serde_json::json!({ "Env": ["PATH=/bin"], "Volumes": { "/img": {}, "/anon": {} } }));
+    home.load(&image, "voluminous");
+    home.file("host/data", "host");
+    let host = home.path().join("host").display().to_string();
+    home.rl("create --name one -v named:/named --tmpfs /memory -v")
+        .arg(format!("{host}:/host"))
+        .args(["voluminous", "true"])
+        .ok();
+    home.rl("run --rm --volumes-from one busybox-of-nobody true")
+        .fails(125);
+    home.rl("run --rm --network none --volumes-from one voluminous sh -c")
+        .arg("cat /img/f /host/data; echo a >/named/a; echo b >/anon/b; ls -d /memory 2>/dev/null; true")
+        .ok()
+        .stdout_is("imagehost");
+    // It stays with the one whose it is; a second one sees it, and may be kept from writing.
+    home.rl("run --name two --network none --volumes-from one:ro voluminous sh -c")
+        .arg("cat /named/a /anon/b; echo x >/anon/x || echo closed; echo x >/host/x || echo closed")
+        .ok()
+        .stdout_is("a\nb\nclosed\nclosed");
+    // One's own counts before it; of several the last.
+    home.rl("create --name three -v other:/named voluminous true")
+        .ok();
+    home.rl("run --rm --network none --volumes-from one --volumes-from three -v mine:/anon voluminous sh -c")
+        .arg("ls /named /anon; cat /host/data")
+        .ok()
+        .stdout_is("/anon:\n\n/named:\nhost");
+    // While one container has it, it is not removed.
+    home.rl("rm -v one").ok();
+    home.rl("run --rm --network none --volumes-from two voluminous cat /anon/b")
+        .says("b");
+    let anonymous = home
+        .rl("inspect -f")
+        .arg("{{range .Mounts}}{{if eq .Destination \"/anon\"}}{{.Name}}{{end}}{{end}}")
+        .arg("two")
+        .ok();
+    let anonymous = anonymous.text().trim().to_owned();
+    home.rl("volume inspect").arg(&anonymous).ok();
+    home.rl("rm -v two three").ok();
+    home.rl("volume prune -f").ok();
+    home.rl("volume inspect").arg(&anonymous).fails(125);
+    for (word, expected) in [
+        ("nobody", "nobody"),
+        ("two:O", "unknown option `O`"),
+        (":ro", "no container is named"),
+        ("two:ro,rw", "exclude each other"),
+    ] {
+        home.rl("create --volumes-from")
+            .args([word, "voluminous"])
+            .fails(125)
+            .stderr_has(expected);
+    }
+    home.rl("ps -aq").says("");
 }

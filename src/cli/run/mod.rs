@@ -8,6 +8,7 @@
     reason = "the comments of flags are their help, where brackets say what may be left out"
 )]
 
+mod borrowed;
 mod confinement;
 pub mod life;
 mod mounts;
@@ -83,6 +84,8 @@ pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
             say(&format!("rl: {line}"));
         }
     }
+    // The image's own volumes come where nothing else is.
+    borrowed::volumes(&mut spec, &args.volumes_from, store)?;
     take_image(&mut spec, args, store)?;
     rules::apply(&mut spec)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
@@ -524,6 +527,10 @@ pub struct RunArgs {
     /// Mount a directory or a volume, as [SOURCE:]TARGET[:OPTIONS] (can be repeated)
     #[arg(short, long, value_name = "VOLUME")]
     pub volume: Vec<String>,
+
+    /// Mount what another container has, as CONTAINER[:ro|rw] (can be repeated)
+    #[arg(long, value_name = "CONTAINER")]
+    pub volumes_from: Vec<String>,
 
     /// Set the working directory
     #[arg(short, long, value_name = "DIR")]

@@ -551,7 +551,16 @@ impl<'a> Server<'a> {
         if self.uplink.is_some() {
             return;
         }
-        let opened = net::share(self.inside.child.pid).and_then(|(uplink, interface)| {
+        let opened = net::share(self.inside.child.pid).and_then(|(uplink, interface, why)| {
+            if let Some(why) = why {
+                let code = why.code.map(|code| format!(" (rl explain {code})"));
+                notices.push(format!(
+                    "{}: using {}{}",
+                    why.message,
+                    uplink.name,
+                    code.unwrap_or_default()
+                ));
+            }
             if self.opened.insert(interface) {
                 link::open_uplink(&self.netfilter, interface)?;
             }

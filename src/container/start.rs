@@ -1,0 +1,84 @@
+//! Starting a container. Where nobody chose the network and its helper does not come up, the next one is taken, and said.
+
+use std::os::fd::BorrowedFd;
+
+use anyhow::Result;
+
+use super::networks::Membership;
+use super::record::Record;
+use super::{Machine, copy_root, degraded, order};
+use crate::cgroup::Group;
+use crate::error;
+use crate::net::{self, Chosen};
+use crate::spec::Network;
+use crate::stage::Order;
+use crate::stage::parent::{self, Launch, Running};
+
+/// Starts the program; returns what pid 1 was told, too.
+///
+/// # Errors
+/// What kept it from starting; nothing of it is left then.
+pub fn start(
+    record: &Record,
+    machine: &mut Machine,
+    group: Option<&Group>,
+    mut membership: Option<&mut Membership>,
+    stdio: [Option<BorrowedFd<'_>>; 3],
+    say: &mut dyn FnMut(&str),
+) -> Result<(Order, Running)> {
+    loop {
+        let order = order(record, machine, group, membership.as_deref())?;
+        let launch = Launch {
+            order: &order,
+            plan: &machine.plan,
+            helpers: machine.helpers(),
+            network: &machine.network,
+            target: machine.target.as_ref(),
+            group,
+            ports: &machine.ports,
+            stdio,
+        };
+        let lease = membership.as_deref_mut().map(Membership::lease);
+        let started = parent::start(&launch, lease, say, &mut |root| {
+            copy_root(root, &machine.plan, machine.helpers())
+        });
+        match started {
+            Ok(running) => return Ok((order, running)),
+            Err(error) => step_down(record, machine, error, say)?,
+        }
+    }
+}
+
+/// Gives the helper up that has failed, and chooses anew.
+fn step_down(
+    record: &Record,
+    machine: &mut Machine,
+    error: anyhow::Error,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let spec = record.spec()?;
+    let failed = match &machine.network {
+        Chosen::Pasta { .. } => "pasta",
+        Chosen::Slirp { .. } => "slirp4netns",
+        Chosen::Host | Chosen::None | Chosen::Joined | Chosen::Named { .. } => return Err(error),
+    };
+    let why = error::find(&error).filter(|fail| fail.code.as_deref() == Some(net::HELPER_FAILED));
+    let (Network::Auto, Some(why)) = (&spec.network, why) else {
+        return Err(error);
+    };
+    machine.given_up.push(failed);
+    let (network, _) = net::choose(&spec.network, &machine.ports, &machine.given_up)?;
+    let instead = match &network {
+        Chosen::Slirp { .. } => "using slirp4netns",
+        Chosen::Pasta { .. } => "using pasta",
+        Chosen::Host | Chosen::None | Chosen::Joined | Chosen::Named { .. } => {
+            "using the host's network"
+        }
+    };
+    say(&degraded(why, instead));
+    for line in network.caveats(&machine.ports) {
+        say(&line);
+    }
+    machine.network = network;
+    Ok(())
+}
