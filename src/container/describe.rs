@@ -13,8 +13,8 @@ use super::view::Seen;
 use crate::cgroup::account::{Bound, Limits};
 use crate::net::named::Endpoint;
 use crate::spec::{
-    ContainerSpec, Health, HostPort, Joined, Mount, MountSource, Namespace, Network, Restart,
-    Rlimit, Rootfs, Seccomp, Shm, UserNs,
+    ContainerSpec, Egress, Health, HostPort, Joined, Mount, MountSource, Namespace, Network,
+    Restart, Rlimit, Rootfs, Seccomp, Shm, UserNs,
 };
 use crate::stage::confine;
 
@@ -172,6 +172,7 @@ fn host_config(seen: &Seen) -> Value {
         "ContainerIDFile": "",
         "LogConfig": log_config(spec),
         "NetworkMode": seen.network(),
+        "Egress": spec.egress.as_ref().map(egress),
         "PortBindings": port_bindings(spec),
         "RestartPolicy": restart_policy(spec.restart),
         "AutoRemove": spec.remove,
@@ -619,6 +620,14 @@ fn endpoint(seen: &Seen, joined: &Joined, place: Option<&Endpoint>) -> Value {
         "GlobalIPv6PrefixLen": six.map_or(0, |(_, length)| length),
         "DNSNames": names,
     })
+}
+
+/// `--egress` as it was said, or would be.
+fn egress(egress: &Egress) -> Vec<String> {
+    match &egress.allow[..] {
+        [] => vec!["deny".to_owned()],
+        all => all.iter().map(|one| format!("allow={one}")).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,12 @@ pub struct Command {
 /// `Conflict` when the container does not run; what kept the program from starting.
 pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8> {
     let name = spec.name.clone();
+    if command.privileged && spec.egress.is_some() {
+        return Err(Fail::usage(format!(
+            "--privileged would undo the --egress rules of container `{name}`"
+        ))
+        .into());
+    }
     let state = record.state()?;
     let process = state
         .process

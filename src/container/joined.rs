@@ -34,6 +34,7 @@ pub fn settle(store: &Store, spec: &mut ContainerSpec) -> Result<()> {
         spec.userns = theirs.userns;
     }
     spec.network = Network::Container { id: record.id };
+    super::egress::inherit(spec, theirs.egress, &theirs.name)?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ pub mod convert;
 pub mod copy;
 pub mod describe;
 pub mod diff;
+mod egress;
 pub mod emulation;
 pub mod events;
 pub mod exec;
@@ -184,6 +185,7 @@ impl Machine {
         }
         let mut ports = spec.published();
         let (network, notice) = net::choose(&spec.network, &ports, &[])?;
+        egress::check(spec, &network, notice.as_ref())?;
         if let Some(notice) = notice {
             say(&degraded(&notice, "using the host's network"));
         }
@@ -346,6 +348,10 @@ fn order(
         spec.network = crate::spec::Network::Host;
     }
     settle(&mut spec, plan);
+    let egress = match machine.network.is_private() {
+        true => egress::rules(&mut spec)?,
+        false => None,
+    };
     let (root, driver) = root(record, &spec)?;
     let chosen = membership.map(networks::Membership::chosen);
     let emulation = emulation::of(&spec, plan);
@@ -364,6 +370,7 @@ fn order(
         etc,
         volumes: volumes::make_all(store, &spec)?,
         raise_loopback: machine.network.is_private(),
+        egress,
         soft_sysctls: if machine.network.is_private() {
             network_sysctls(&spec, plan)
         } else {

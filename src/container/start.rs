@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::networks::Membership;
 use super::record::Record;
-use super::{Machine, copy_root, degraded, order};
+use super::{Machine, copy_root, degraded, egress, order};
 use crate::cgroup::Group;
 use crate::error;
 use crate::net::{self, Chosen};
@@ -68,6 +68,7 @@ fn step_down(
     };
     machine.given_up.push(failed);
     let (network, _) = net::choose(&spec.network, &machine.ports, &machine.given_up)?;
+    egress::check(&spec, &network, Some(why))?;
     let instead = match &network {
         Chosen::Slirp { .. } => "using slirp4netns",
         Chosen::Pasta { .. } => "using pasta",

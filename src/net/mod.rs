@@ -1,8 +1,10 @@
 //! How a container reaches the world: which helper, when it is ready, and the names it can look up.
 
+pub mod egress;
 pub mod joined;
 pub mod named;
 pub mod names;
+mod nft;
 mod pasta;
 mod probe;
 pub mod publish;

@@ -4,6 +4,7 @@
 //! all that is below sees nothing else. No I/O here. Field names and meanings follow the OCI runtime
 //! specification (config.md, config-linux.md) where it has the thing.
 
+mod egress;
 mod ports;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+pub use egress::{Allowed, Destination, Egress};
 pub use ports::{Bound, HostPort, Port, Protocol, Publish};
 
 /// The version of the stored form. A newer one than this is refused, never guessed at.
@@ -60,6 +62,9 @@ pub struct ContainerSpec {
     /// The ports it serves, by `--expose` and the image's `EXPOSE`.
     #[serde(default)]
     pub expose: Vec<Port>,
+    /// `--egress`; everywhere without.
+    #[serde(default)]
+    pub egress: Option<Egress>,
     /// What goes into `/etc/hosts` and `/etc/resolv.conf`.
     pub names: Names,
     /// What the program may not do.
@@ -838,6 +843,7 @@ mod tests {
             publish: Vec::new(),
             publish_all: false,
             expose: Vec::new(),
+            egress: None,
             names: Names::default(),
             confinement: Confinement::default(),
             shm_size: 64 << 20,

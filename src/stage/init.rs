@@ -15,6 +15,7 @@ use rustix::time::Timespec;
 use super::program::{self, Program};
 use super::{Order, ToHost, ToStage, confine, rootfs};
 use crate::error::{self, Fail};
+use crate::net::egress;
 use crate::spec::{Namespace, Process, TimeOffsets};
 use crate::sys;
 use crate::sys::fs::Root;
@@ -182,6 +183,9 @@ fn run(host: &mut Host) -> Result<Exit> {
     name_host(&order)?;
     if order.raise_loopback {
         sys::net::raise_loopback()?;
+    }
+    if let Some(rules) = &order.egress {
+        egress::close(rules)?;
     }
     rootfs::execute(&rootfs::ops(&order), &root)?;
     rootfs::add_drop_ins(&order, &root, |notice| {

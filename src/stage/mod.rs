@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+use crate::net::egress::Rule;
 use crate::spec::ContainerSpec;
 use seccomp::emulation::Emulation;
 
@@ -135,6 +136,8 @@ pub struct Order {
     pub volumes: Vec<(String, PathBuf)>,
     /// The loopback interface has to be brought up.
     pub raise_loopback: bool,
+    /// Where packets may go; everywhere without.
+    pub egress: Option<Vec<Rule>>,
     /// Kernel settings of the new network namespace that make it more useful, and are none the user asked for.
     pub soft_sysctls: Vec<(String, String)>,
     /// The program starts only after [`ToStage::NetworkReady`].

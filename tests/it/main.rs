@@ -26,6 +26,7 @@ mod copy;
 mod cp;
 mod crash;
 mod doctor;
+mod egress;
 mod emulation;
 mod exec;
 mod health;

@@ -143,19 +143,32 @@ fn carries(network: &str) {
     let port = web(&home, network, &mib);
     let sum = home.rl("exec web cat /www/big.sum").ok();
     let url = format!("http://127.0.0.1:{port}");
+    // Debian 12's pasta (2023-03) sometimes waits for what has happened already when the machine is busy: it sits in epoll_wait()
+    // with bytes in its sockets, and that connection stands still. Another one goes on.
+    let (tries, limit) = if network == "pasta" {
+        (6, 25)
+    } else {
+        (1, 100)
+    };
+    let carried = |curl: &str| {
+        let script = format!(
+            "for i in $(seq {tries}); do curl -sS -m {limit} {curl} >answer && break; done; cat answer"
+        );
+        home.sh(&script).ok().text().trim().to_owned()
+    };
     // In and out of a published port.
-    home.sh(&format!("curl -sS -m 100 {url}/big | tee copy | sha256sum"))
-        .says(sum.text());
-    home.sh(&format!(
-        "curl -sS -m 100 -X POST -T copy {url}/cgi-bin/sum"
-    ))
-    .says(sum.text());
+    carried(&format!("-o copy {url}/big"));
+    home.sh("sha256sum <copy").says(sum.text());
+    assert_eq!(
+        carried(&format!("-X POST -T copy {url}/cgi-bin/sum")),
+        sum.text().trim()
+    );
     // The same, asked for by another machine.
-    home.sh(&format!(
-        "curl -sS -m 100 'http://{}/cgi-bin/fetch?{port}'",
-        std::env::var("RL_TEST_HOST").unwrap()
-    ))
-    .says(sum.text());
+    let host = std::env::var("RL_TEST_HOST").unwrap();
+    assert_eq!(
+        carried(&format!("'http://{host}/cgi-bin/fetch?{port}'")),
+        sum.text().trim()
+    );
     end(&home);
     // From the world, and to it.
     let there = inside(

@@ -10,6 +10,7 @@
 
 mod borrowed;
 mod confinement;
+mod egress;
 pub mod life;
 mod mounts;
 mod names;
@@ -288,6 +289,10 @@ pub struct RunArgs {
     /// Set the NIS domain name
     #[arg(long, value_name = "NAME")]
     pub domainname: Option<String>,
+
+    /// Let nothing out but to some: deny, or allow=HOST[:PORT][/tcp|udp][,…] (can be repeated)
+    #[arg(long, value_name = "RULE")]
+    pub egress: Vec<String>,
 
     /// Replace the entry point of the image; JSON makes several words
     #[arg(long, value_name = "PROGRAM")]

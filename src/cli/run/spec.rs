@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::confinement::confinement;
+use super::egress::egress;
 use super::namespaces::{names, namespaces, refuse_conflicts, userns};
 use super::networks::network;
 use super::resources::cgroup;
@@ -107,6 +108,8 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
     let namespaces = namespaces(args)?;
     let network = network(args)?;
     refuse_conflicts(args, &namespaces, &network)?;
+    let mut confinement = confinement(args, environment, &namespaces, &network)?;
+    let egress = egress(args, &network, &mut confinement)?;
     Ok(ContainerSpec {
         version: VERSION,
         id: environment.id.clone(),
@@ -129,7 +132,8 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
         publish_all: args.publish_all,
         expose: publish::exposed(&args.expose)?,
         names: names(args)?,
-        confinement: confinement(args, environment, &namespaces, &network)?,
+        confinement,
+        egress,
         namespaces,
         network,
         shm_size: args.shm_size.unwrap_or(SHM_SIZE),

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
 use crate::error::Fail;
-use crate::sys::netlink::{APPEND, CREATE, EXCLUSIVE, Message, Netlink};
+use crate::net::nft::{self, Meta, Policy};
+use crate::sys::netlink::{CREATE, EXCLUSIVE, Message, Netlink};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -247,37 +248,18 @@ pub const OPEN: &str = "rlb";
 /// How the names of bridges without one begin.
 pub const INTERNAL: &str = "rli";
 
-const NFT: u16 = 10 << 8;
-const NEWTABLE: u16 = NFT;
-const NEWCHAIN: u16 = NFT | 3;
-const NEWRULE: u16 = NFT | 6;
-const TABLE: &str = "rl";
-/// `NFPROTO_INET`: IPv4 and IPv6.
-const INET: u8 = 1;
-
 /// Forbids all forwarding; see [`open_uplink`].
 ///
 /// # Errors
 /// `Unsupported` where the kernel has no nf_tables.
 pub fn close_forwarding(netfilter: &Netlink) -> Result<()> {
     let messages = vec![
-        nft("table", NEWTABLE, CREATE).text(1, TABLE),
-        chain("forward", 2, 0, "filter", false),
-        chain("masquerade", 4, 100, "nat", true),
-        rule("forward", |list| {
-            let list = expression(list, "ct", |ct| ct.put(1, &be(1)).put(2, &be(0)));
-            // NF_CT_STATE_BIT(established) | NF_CT_STATE_BIT(related)
-            let list = expression(list, "bitwise", |bits| {
-                bits.put(1, &be(1))
-                    .put(2, &be(1))
-                    .put(3, &be(4))
-                    .nest(4, |mask| mask.put(1, &6_u32.to_ne_bytes()))
-                    .nest(5, |xor| xor.put(1, &[0; 4]))
-            });
-            accept(compare(list, 1, &[0; 4]))
-        }),
+        nft::table(),
+        nft::chain("forward", 2, 0, "filter", Policy::Drop),
+        nft::chain("masquerade", 4, 100, "nat", Policy::Accept),
+        nft::rule("forward", |list| nft::accept(nft::is_answer(list))),
     ];
-    in_batch(netfilter, messages).map_err(|error| {
+    nft::commit(netfilter, messages).map_err(|error| {
         anyhow::Error::from(error).context(
             Fail::unsupported(
                 "named networks need nf_tables with nat and masquerade in the kernel",
@@ -298,75 +280,15 @@ pub fn open_uplink(netfilter: &Netlink, uplink: &str) -> Result<()> {
         *to = from;
     }
     let messages = vec![
-        rule("forward", |list| {
+        nft::rule("forward", |list| {
             // A comparison that is shorter than the name asks for its beginning.
-            let list = compare(interface(list, 6), 0, OPEN.as_bytes());
-            accept(compare(interface(list, 7), 0, &name))
+            let list = nft::is(nft::meta(list, Meta::InputName), OPEN.as_bytes());
+            nft::accept(nft::is(nft::meta(list, Meta::OutputName), &name))
         }),
-        rule("masquerade", |list| {
-            let list = compare(interface(list, 7), 0, &name);
-            expression(list, "masq", |masq| masq)
+        nft::rule("masquerade", |list| {
+            let list = nft::is(nft::meta(list, Meta::OutputName), &name);
+            nft::masquerade(list)
         }),
     ];
-    in_batch(netfilter, messages).context("letting networks use the way out")
-}
-
-fn in_batch(netfilter: &Netlink, messages: Vec<Message>) -> crate::sys::Result<()> {
-    // struct nfgenmsg with the subsystem as its resource: NFNL_MSG_BATCH_BEGIN and _END.
-    let mark = |kind| Message::mark(kind).body(&[0, 0, 0, 10]);
-    let mut batch = vec![mark(16)];
-    batch.extend(messages);
-    batch.push(mark(17));
-    netfilter.batch(batch)
-}
-
-/// nf_tables has its numbers in network order.
-fn be(number: u32) -> [u8; 4] {
-    number.to_be_bytes()
-}
-
-fn nft(what: &str, kind: u16, flags: u16) -> Message {
-    Message::new(format!("netlink(nf_tables {what})"), kind, flags).body(&[INET, 0, 0, 0])
-}
-
-fn chain(name: &str, hook: u32, priority: u32, kind: &str, accepts: bool) -> Message {
-    nft(&format!("chain {name}"), NEWCHAIN, CREATE)
-        .text(1, TABLE)
-        .text(3, name)
-        .nest(4, |nest| nest.put(1, &be(hook)).put(2, &be(priority)))
-        .put(5, &be(u32::from(accepts)))
-        .text(7, kind)
-}
-
-fn rule(chain: &str, expressions: impl FnOnce(Message) -> Message) -> Message {
-    nft(&format!("rule in {chain}"), NEWRULE, CREATE | APPEND)
-        .text(1, TABLE)
-        .text(2, chain)
-        .nest(4, expressions)
-}
-
-fn expression(list: Message, name: &str, data: impl FnOnce(Message) -> Message) -> Message {
-    list.nest(1, |one| one.text(1, name).nest(2, data))
-}
-
-/// Loads the name of the interface that a packet comes by (key 6) or leaves by (7) into register 1.
-fn interface(list: Message, key: u32) -> Message {
-    expression(list, "meta", |meta| meta.put(1, &be(1)).put(2, &be(key)))
-}
-
-/// Register 1 is (0) or is not (1) this.
-fn compare(list: Message, operator: u32, value: &[u8]) -> Message {
-    expression(list, "cmp", |cmp| {
-        cmp.put(1, &be(1))
-            .put(2, &be(operator))
-            .nest(3, |data| data.put(1, value))
-    })
-}
-
-fn accept(list: Message) -> Message {
-    expression(list, "immediate", |verdict| {
-        verdict
-            .put(1, &be(0))
-            .nest(2, |data| data.nest(2, |code| code.put(1, &be(1))))
-    })
+    nft::commit(netfilter, messages).context("letting networks use the way out")
 }
