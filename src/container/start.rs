@@ -10,7 +10,7 @@ use super::{Machine, copy_root, degraded, egress, order};
 use crate::cgroup::Group;
 use crate::error;
 use crate::net::{self, Chosen};
-use crate::spec::Network;
+use crate::spec::{Namespace, Network};
 use crate::stage::Order;
 use crate::stage::parent::{self, Launch, Running};
 
@@ -49,7 +49,7 @@ pub fn start(
     }
 }
 
-/// Gives the helper up that has failed, and chooses anew.
+/// Takes the next best of what has failed: what the outer container has, where the kernel gives nothing new; another network.
 fn step_down(
     record: &Record,
     machine: &mut Machine,
@@ -57,6 +57,28 @@ fn step_down(
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let spec = record.spec()?;
+    if let Some(fail) = error::find(&error) {
+        let instead = match fail.code.as_deref() {
+            // `rl`'s own pid 1 would not be pid 1.
+            Some("RL-K01")
+                if !machine.outer.proc
+                    && spec.namespaces.pid == Namespace::Private
+                    && !spec.init =>
+            {
+                machine.outer.proc = true;
+                Some("sharing the processes of what this runs in")
+            }
+            Some("RL-K02") if !machine.outer.sys => {
+                machine.outer.sys = true;
+                Some("showing the one that is here")
+            }
+            _ => None,
+        };
+        if let Some(instead) = instead {
+            say(&degraded(fail, instead));
+            return Ok(());
+        }
+    }
     let failed = match &machine.network {
         Chosen::Pasta { .. } => "pasta",
         Chosen::Slirp { .. } => "slirp4netns",

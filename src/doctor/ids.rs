@@ -109,6 +109,8 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
         uids,
         gids,
         helpers,
+        own_uids: _,
+        own_gids: _,
     } = &ids.available;
     let mut checks = Vec::new();
     if uids.is_empty() || gids.is_empty() {

@@ -171,10 +171,12 @@ fn overlay(dir: &Path) -> Result<String> {
         ]
     };
     // KERNEL(6.5): `lowerdir+` is unknown before.
-    let mount = sys::mount::new("overlay", &options("lowerdir+"), MountAttrFlags::empty())
-        .or_else(|_| sys::mount::new("overlay", &options("lowerdir"), MountAttrFlags::empty()))?;
     let merged = dir.join("merged");
-    mount.attach_trusted(&merged)?;
+    let lay = |key| {
+        sys::mount::new("overlay", &options(key), MountAttrFlags::empty())
+            .and_then(|mount| mount.attach_trusted(&merged))
+    };
+    lay("lowerdir+").or_else(|_| lay("lowerdir"))?;
     let file = merged.join("file");
     let inner = merged.join("dir");
     std::fs::OpenOptions::new()

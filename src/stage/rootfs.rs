@@ -16,7 +16,7 @@ use crate::error::Fail;
 use crate::spec::{ContainerSpec, Device, Mount, MountSource, Namespace, Network, Shm};
 use crate::sys;
 use crate::sys::fs::Root;
-use crate::sys::mount::{Detached, Parameter, Recursive};
+use crate::sys::mount::{Parameter, Recursive};
 
 const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -187,7 +187,7 @@ pub fn ops(order: &Order) -> Vec<Op> {
     };
     add(
         "/sys",
-        if own_net {
+        if own_net && !order.outer_sys {
             new("sysfs", &[], strict | read_only, "/sys")
         } else {
             host_tree("/sys", strict | read_only)
@@ -450,15 +450,15 @@ fn act(op: &Op, root: &Root) -> Result<()> {
             target,
             copy_up,
         } => {
-            let mount = new_mount(kind, data, *attributes)?;
             let at = directory(root, target)?;
-            if *copy_up {
-                sys::fs::copy_tree(
-                    open_readable(root, target)?.as_fd(),
-                    root_of(&mount)?.as_fd(),
-                )?;
+            let below = match copy_up {
+                true => Some(open_readable(root, target)?),
+                false => None,
+            };
+            let mount = new_mount(kind, data, *attributes, &at)?;
+            if let Some(below) = below {
+                sys::fs::copy_tree(below.as_fd(), root_of(&mount)?.as_fd())?;
             }
-            mount.attach(at.as_fd())?;
         }
         Op::Bind {
             source,
@@ -468,7 +468,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
             propagation,
             optional,
         } => {
-            let mount = match sys::mount::clone_trusted(source, *recursive) {
+            let mut mount = match sys::mount::clone_trusted(source, *recursive) {
                 Err(error) if *optional && error.errno == Errno::NOENT => return Ok(()),
                 Err(error) => return Err(refused_source(source, error)),
                 Ok(mount) => mount,
@@ -479,9 +479,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
             if !attributes.is_empty() {
                 mount.set(*attributes, *recursive)?;
             }
-            let stat = rustix::fs::fstat(&mount)
-                .with_context(|| format!("looking at `{}`", source.display()))?;
-            let at = match FileType::from_raw_mode(stat.st_mode) {
+            let at = match mount.file_type()? {
                 FileType::Directory => directory(root, target)?,
                 FileType::RegularFile
                 | FileType::Symlink
@@ -528,7 +526,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
                 }
                 fd => fd?,
             };
-            let mount = sys::mount::clone_fd(fd.as_fd(), Recursive::Yes)?;
+            let mut mount = sys::mount::clone_fd(fd.as_fd(), Recursive::Yes)?;
             mount.set(RDONLY, Recursive::Yes)?;
             mount.attach(fd.as_fd())?;
         }
@@ -587,7 +585,12 @@ fn mask(root: &Root, target: &str) -> Result<()> {
     Ok(())
 }
 
-fn new_mount(kind: &str, data: &[String], attributes: MountAttrFlags) -> Result<Detached> {
+fn new_mount(
+    kind: &str,
+    data: &[String],
+    attributes: MountAttrFlags,
+    at: &OwnedFd,
+) -> Result<OwnedFd> {
     let parameters: Vec<Parameter<'_>> = data
         .iter()
         .map(|word| match word.split_once('=') {
@@ -595,13 +598,19 @@ fn new_mount(kind: &str, data: &[String], attributes: MountAttrFlags) -> Result<
             None => Parameter::Flag(word),
         })
         .collect();
-    match sys::mount::new(kind, &parameters, attributes) {
+    let made = sys::mount::new(kind, &parameters, attributes);
+    match made.and_then(|mount| mount.attach(at.as_fd())) {
         Ok(mount) => Ok(mount),
         Err(error) if kind == "proc" && error.errno == Errno::PERM => Err(anyhow::Error::from(error).context(
             Fail::unsupported("the kernel refuses a new /proc: parts of the one here are hidden, as in another container")
                 .hint("run the outer container with its /proc unmasked (docker: --security-opt systempaths=unconfined)")
                 .hint("or share the outer processes: --pid host")
                 .code("RL-K01"),
+        )),
+        Err(error) if kind == "sysfs" && error.errno == Errno::PERM => Err(anyhow::Error::from(error).context(
+            Fail::unsupported("the kernel refuses a new /sys: parts of the one here are hidden, as in another container")
+                .hint("run the outer container with its /sys unmasked (docker: --security-opt systempaths=unconfined)")
+                .code("RL-K02"),
         )),
         Err(error) => Err(error.into()),
     }
@@ -615,8 +624,8 @@ fn open_readable(root: &Root, target: &str) -> sys::Result<OwnedFd> {
     root.open(Path::new(target), OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-/// The root directory of a detached mount, for reading and writing.
-fn root_of(mount: &Detached) -> Result<OwnedFd> {
+/// The root directory of a mount, for reading and writing.
+fn root_of(mount: &OwnedFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(mount, ".", flags, Mode::empty()).context("opening the new file system")
 }
@@ -696,7 +705,7 @@ pub fn mount_root(
 
 /// Makes `merged` a mount that a copy of this mount namespace can mount on for us.
 fn share(merged: &Path) -> sys::Result<OwnedFd> {
-    let mount = sys::mount::clone_trusted(merged, Recursive::No)?;
+    let mut mount = sys::mount::clone_trusted(merged, Recursive::No)?;
     mount.set_propagation(MountPropagationFlags::PRIVATE)?;
     mount.set_propagation(MountPropagationFlags::SHARED)?;
     mount.attach_trusted(merged)
@@ -734,8 +743,9 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, merged: &Path) -> sys:
         Parameter::Text("workdir", &work_text),
         Parameter::Flag("userxattr"),
     ]);
-    match sys::mount::new("overlay", &parameters, MountAttrFlags::empty()) {
-        Ok(mount) => mount.attach_trusted(merged),
+    let made = sys::mount::new("overlay", &parameters, MountAttrFlags::empty());
+    match made.and_then(|mount| mount.attach_trusted(merged)) {
+        Ok(mount) => Ok(mount),
         // KERNEL(6.5): `lowerdir+` is unknown before.
         Err(error) if matches!(error.errno, Errno::INVAL | Errno::NOSYS) => {
             let escape = |path: &str| {
@@ -879,11 +889,13 @@ fn host_directory(
         Parameter::Text("workdir", &work),
         Parameter::Flag("userxattr"),
     ];
-    let mount = sys::mount::new("overlay", &modern, MountAttrFlags::empty())
-        // KERNEL(6.5): `lowerdir+` is unknown before.
-        .or_else(|_| sys::mount::new("overlay", &classic, MountAttrFlags::empty()));
-    match mount {
-        Ok(mount) => mount.attach(at.as_fd()).map(drop).map_err(Into::into),
+    let lay = |parameters: &[Parameter<'_>]| {
+        let made = sys::mount::new("overlay", parameters, MountAttrFlags::empty());
+        made.and_then(|mount| mount.attach(at.as_fd()))
+    };
+    // KERNEL(6.5): `lowerdir+` is unknown before.
+    match lay(&modern).or_else(|_| lay(&classic)) {
+        Ok(_) => Ok(()),
         // Mounts of the host below it cannot be left out in a user namespace, and an overlay cannot take them in.
         Err(error) if error.errno == Errno::INVAL => {
             notices.push(format!(
@@ -904,7 +916,7 @@ fn host_directory(
 }
 
 fn show_read_only(host: &Path, at: &OwnedFd) -> Result<()> {
-    let mount = sys::mount::clone_trusted(host, Recursive::Yes)
+    let mut mount = sys::mount::clone_trusted(host, Recursive::Yes)
         .with_context(|| format!("showing `{}`", host.display()))?;
     mount.set(RDONLY, Recursive::Yes)?;
     mount.attach(at.as_fd())?;

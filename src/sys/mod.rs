@@ -3,6 +3,7 @@
 //! Knows nothing of containers. An [`Error`] prints the call as strace would:
 //! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
 
+mod classic;
 pub mod confine;
 pub mod fs;
 pub mod mount;
@@ -13,6 +14,7 @@ pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod tty;
+mod walk;
 
 use rustix::io::Errno;
 
