@@ -3,10 +3,12 @@
 //! Returns data; printing is the command line's. What can be tried is tried, in child processes
 //! ([`mod@probe`]), for a setting says less than an attempt. Never asks the network.
 
+mod again;
 mod cgroups;
 mod files;
 mod ids;
 mod kernel;
+mod modes;
 mod network;
 mod pages;
 mod parse;
@@ -18,6 +20,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use again::look_again;
+pub use kernel::apparmor_profile;
+pub use modes::Mode;
+#[cfg(test)]
+pub use modes::RunnerUp;
 pub use pages::{explain, near_codes};
 pub use probe::{PROBE, probe};
 
@@ -29,6 +36,8 @@ use parse::{Family, MountLine};
 pub struct Report {
     /// In the order in which they matter.
     pub axes: Vec<Axis>,
+    /// What follows from it: how a container is run here. Empty where none can be.
+    pub modes: Vec<Mode>,
 }
 
 impl Report {
@@ -230,12 +239,38 @@ pub fn run(store: &Store) -> Report {
         ("network", network::checks(&host, tools)),
         ("session", session::checks(&host)),
     ];
-    let axes = axes.into_iter().map(|(name, checks)| Axis {
-        name: name.to_owned(),
-        checks,
-    });
+    let axes: Vec<Axis> = axes
+        .into_iter()
+        .map(|(name, checks)| Axis {
+            name: name.to_owned(),
+            checks,
+        })
+        .collect();
     Report {
-        axes: axes.collect(),
+        modes: modes::modes(&axes),
+        axes,
+    }
+}
+
+/// One axis alone, by its name; an unknown one has no checks.
+fn axis(name: &str, store: &Store) -> Vec<Check> {
+    let host = Host::read(store);
+    match name {
+        "kernel" => kernel::kernel(&host),
+        "namespaces" => {
+            let (tried, proc) = (probe::start(&["namespaces"]), probe::start(&["proc"]));
+            kernel::namespaces(&host, tried.finish(), &proc.finish())
+        }
+        "ids" => ids::checks(&host, ids::start()),
+        "root file system" => {
+            let scratch = files::Scratch::make(&host.store);
+            let overlay = scratch.as_ref().ok().map(files::Scratch::start_overlay);
+            files::checks(&host, &scratch, overlay)
+        }
+        "cgroup" => cgroups::checks(&host),
+        "network" => network::checks(&host, network::start_tools()),
+        "session" => session::checks(&host),
+        _ => Vec::new(),
     }
 }
 
@@ -334,9 +369,10 @@ mod tests {
                 name: "ids".to_owned(),
                 checks: vec![check],
             }],
+            modes: Vec::new(),
         };
         assert_eq!(report.status(), Status::Less);
-        expect_test::expect![[r#"{"axes":[{"name":"ids","checks":[{"axis":"ids","code":"RL-S01","title":"ranges","status":"less","found":"65536","cause":"none","you_can":[],"admin_can":["usermod"],"rl_does":"one id"}]}]}"#]]
+        expect_test::expect![[r#"{"axes":[{"name":"ids","checks":[{"axis":"ids","code":"RL-S01","title":"ranges","status":"less","found":"65536","cause":"none","you_can":[],"admin_can":["usermod"],"rl_does":"one id"}]}],"modes":[]}"#]]
             .assert_eq(&serde_json::to_string(&report).unwrap());
     }
 }

@@ -38,6 +38,7 @@ mod liars;
 mod life;
 mod limit;
 mod logs;
+mod machines;
 mod manifests;
 mod manual;
 mod mounts;

@@ -1,0 +1,235 @@
+//! Machines that give less: each row of the table is made for real, and each command is tried on it.
+//!
+//! What only root can take away is taken by `scripts/as-user`, which scripts/test lets these tests start.
+
+pub mod table;
+
+use std::path::Path;
+
+use crate::support::host::Need;
+use crate::support::{Output, Run, image, rl_binary, source};
+use table::{COMMANDS, Cell, HOST, Row, SAYS};
+
+/// Starts `scripts/as-user`, as root, with these options.
+pub fn as_user(options: &[&str], dir: &Path) -> Run {
+    let root = std::env::var_os("RL_TEST_AS_ROOT").expect("checked by needs!");
+    Run::new(root)
+        .args([
+            "--reuid",
+            "0",
+            "--regid",
+            "0",
+            "--clear-groups",
+            "env",
+            "-i",
+        ])
+        .args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
+        .arg(source().join("scripts/as-user"))
+        .args(options)
+        .arg("--dir")
+        .arg(dir)
+        .arg("--")
+}
+
+/// The user's shell. `$outer` runs what follows in another container; podman's begins with `$in_podman`.
+const OUTER: &str = r#"
+cd "$DIR"; mkdir -p -m 700 tmp home inner
+export TMPDIR=$DIR/tmp HOME=$DIR/home RL_ROOT=$DIR/store outer=
+podman="podman --root $DIR/podman --runroot $DIR/podman-run --cgroup-manager=cgroupfs --events-backend=file"
+in_podman() {
+  $podman load -q -i "$ARCHIVE" >/dev/null
+  echo "$podman run --rm --network none -e RL -e ARCHIVE -e DIR=/inner -e TMPDIR=/inner -e HOME=/inner -e RL_ROOT=/inner/store \
+    -v $DIR/inner:/inner -v $RL:$RL:ro -v $ARCHIVE:$ARCHIVE:ro $1 busybox"
+}
+"#;
+
+/// What is tried, for any shell.
+const INNER: &str = r#"
+rl() { "$RL" "$@"; }
+pull_image() {
+  if [ -n "$REGISTRY" ]; then rl pull "$REGISTRY/busybox" && rl tag "$REGISTRY/busybox" busybox; else rl load -i "$ARCHIVE"; fi
+}
+try() {
+  echo "@@ $1"; code=0
+  eval "$2" >"$DIR/out" 2>"$DIR/err" </dev/null || code=$?
+  sed 's/^/1 /' "$DIR/out"; sed 's/^/2 /' "$DIR/err"; echo "@= $code"
+}
+"#;
+
+fn inner(row: &Row) -> String {
+    let tries: String = COMMANDS
+        .iter()
+        .filter(|(name, _)| row.cell(name) != Cell::Nothing)
+        .map(|(name, line)| format!("try '{name}' \"{line}\"\n"))
+        .collect();
+    format!("{INNER}{tries}rl rm -fa >/dev/null 2>&1; rl system reset -f >/dev/null 2>&1; true\n")
+}
+
+fn outer(row: &Row) -> String {
+    format!(
+        "{OUTER}{}\n$outer sh -c \"$INNER\"\npodman unshare rm -rf podman podman-run inner 2>/dev/null; true\n",
+        row.before
+    )
+}
+
+fn try_row(name: &str) {
+    needs!(Need::Ours, Need::AsRoot);
+    let number = HOST
+        .iter()
+        .position(|row| row.name == name)
+        .expect("a row of this name");
+    let row = &HOST[number];
+    for program in ["podman", "bwrap"] {
+        if row.before.contains(program) {
+            needs!(Need::Program(program));
+        }
+    }
+    // Made and removed by root: it is not a home of ours.
+    let dir = std::env::temp_dir().join(format!("m.{}.{number}", std::process::id()));
+    let registry = std::env::var("RL_TEST_REGISTRY").unwrap_or_default();
+    let output = as_user(row.made, &dir)
+        .arg("env")
+        .arg(format!("RL={}", rl_binary().display()))
+        .arg(format!("REGISTRY={registry}"))
+        .arg(format!("ARCHIVE={}", image::busybox().display()))
+        .arg(format!("INNER={}", inner(row)))
+        .args(["sh", "-c"])
+        .arg(outer(row))
+        .ok();
+    check(row, &output);
+}
+
+/// Compares what was seen with the table.
+pub fn check(row: &Row, output: &Output) {
+    let mut seen = output.stdout.split("@@ ").skip(1);
+    for (command, _) in COMMANDS {
+        let cell = row.cell(command);
+        if cell == Cell::Nothing {
+            continue;
+        }
+        let part = seen
+            .next()
+            .unwrap_or_else(|| output.wrong(&format!("`{command}` was not tried")));
+        let wrong = |what: &str| output.wrong(&format!("{}: `{command}`: {what}", row.name));
+        if !part.starts_with(&format!("{command}\n")) {
+            wrong("was not tried");
+        }
+        let lines = |mark: &str| -> Vec<&str> {
+            part.lines()
+                .filter_map(|line| line.strip_prefix(mark))
+                .collect()
+        };
+        let (out, err) = (lines("1 "), lines("2 "));
+        let said: Vec<&str> = err
+            .into_iter()
+            .filter(|line| line.starts_with("rl: "))
+            .collect();
+        let code = part
+            .lines()
+            .find_map(|line| line.strip_prefix("@= "))
+            .unwrap_or_default();
+        match cell {
+            Cell::Works | Cell::Less(_) => {
+                if code != "0" {
+                    wrong("failed");
+                }
+                let expected = SAYS.iter().find(|(name, _)| *name == command);
+                if expected.is_some_and(|(_, text)| out != [*text]) {
+                    wrong(&format!("says {out:?}"));
+                }
+            }
+            Cell::Code(expected) => {
+                if code == "0" {
+                    wrong("works");
+                }
+                if !part.contains(&format!("rl explain {expected}\n")) {
+                    wrong(&format!("does not name {expected}"));
+                }
+            }
+            Cell::Nothing => {}
+        }
+        let told: &[&str] = match cell {
+            Cell::Less(told) => told,
+            Cell::Works => &[],
+            Cell::Code(_) | Cell::Nothing => continue,
+        };
+        for line in told {
+            if !said.iter().any(|said| said.contains(line)) {
+                wrong(&format!("does not say `{line}`"));
+            }
+        }
+        for line in said {
+            if !told.iter().any(|told| line.contains(told)) {
+                wrong(&format!("says `{line}`"));
+            }
+        }
+    }
+}
+
+/// One test for each row, so that they run side by side and by name.
+macro_rules! rows {
+    ($($name:ident)+) => {
+        $(#[test] fn $name() { try_row(stringify!($name)); })+
+        #[test]
+        fn every_row_is_a_test() {
+            let rows: Vec<&str> = HOST.iter().map(|row| row.name).collect();
+            assert_eq!(rows, [$(stringify!($name)),+]);
+        }
+    };
+}
+
+rows! {
+    nothing_is_missing
+    no_ranges
+    no_newuidmap
+    neither_ranges_nor_any_helper
+    no_new_privs
+    no_dev_fuse
+    no_dev_net_tun
+    no_overlay
+    neither_overlay_nor_fuse
+    no_runtime_directory
+    a_runtime_directory_that_is_gone
+    no_control_groups
+    an_unwritable_home
+    a_home_mounted_noexec
+    a_store_mounted_noexec
+    a_store_mounted_nosuid_and_nodev
+    a_full_disk
+    no_inodes
+    a_user_without_a_name
+    an_id_above_65535_and_thirty_groups
+    thirty_groups
+    a_closed_umask
+    a_read_only_sys
+    no_user_namespaces_left
+    no_mount_namespaces_left
+    no_network_namespaces_left
+    an_outer_filter_that_forbids_user_namespaces
+    an_outer_filter_that_hides_user_namespaces
+    no_openat2
+    no_openat2_by_eperm
+    no_fsopen
+    no_mount_setattr
+    no_clone3
+    no_close_range
+    no_pidfd_open
+    none_of_the_newer_calls
+    inside_bubblewrap
+    inside_unshare
+    inside_podman
+    inside_podman_as_it_comes
+}
+
+#[test]
+fn the_manual_has_this_table() {
+    let page = source().join("docs/machines.md");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&page, table::page()).unwrap();
+    }
+    let here = std::fs::read_to_string(&page).unwrap_or_default();
+    assert!(
+        here == table::page(),
+        "docs/machines.md is not the table of tests/it/machines: UPDATE_EXPECT=1 writes it"
+    );
+}
