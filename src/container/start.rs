@@ -68,6 +68,21 @@ fn step_down(
                 machine.outer.proc = true;
                 Some("sharing the processes of what this runs in")
             }
+            Some("RL-U03")
+                if spec.network == Network::Auto
+                    && machine.ports.is_empty()
+                    && machine.network.is_private()
+                    && net::none_left() =>
+            {
+                egress::check(&spec, &Chosen::Host, Some(fail))?;
+                machine.network = Chosen::Host;
+                let fail = error::Fail::unsupported(
+                    "the kernel allows no more network namespaces (user.max_net_namespaces)",
+                )
+                .code("RL-U03");
+                say(&degraded(&fail, "using the host's network"));
+                return Ok(());
+            }
             Some("RL-K02") if !machine.outer.sys => {
                 machine.outer.sys = true;
                 Some("showing the one that is here")

@@ -301,11 +301,14 @@ pub fn home() -> Option<PathBuf> {
     })
 }
 
+/// Where the user's settings are; none where there is no home. Source: XDG Base Directory Specification.
+#[must_use]
+pub fn config_home() -> Option<PathBuf> {
+    absolute_variable("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config")))
+}
+
 fn data_home() -> Result<PathBuf> {
-    // `dirs` asks the C library's user database when HOME is unset, which a static program must not do.
-    if absolute_variable("HOME").is_some()
-        && let Some(dir) = dirs::data_dir()
-    {
+    if let Some(dir) = absolute_variable("XDG_DATA_HOME") {
         return Ok(dir);
     }
     home().map(|home| home.join(".local/share")).ok_or_else(|| {

@@ -69,6 +69,11 @@ macro_rules! one_id {
         concat!($why, ": running with one id; other owners and users inside are emulated: they can be set, and nothing comes of it")
     };
 }
+macro_rules! one_user {
+    ($why:literal) => {
+        concat!($why, ": running with one id, which is user 1000 inside; other owners inside the container are not kept apart")
+    };
+}
 macro_rules! noted {
     ($why:literal) => {
         concat!($why, ": other owners than you are noted, not set")
@@ -76,13 +81,18 @@ macro_rules! noted {
 }
 
 const NO_RANGES: &str = one_id!("no range of subordinate ids for `rl-nosub` in /etc/subuid");
+const NO_RANGES_USER: &str = one_user!("no range of subordinate ids for `rl-nosub` in /etc/subuid");
 const NO_RANGES_PULL: &str = noted!("no range of subordinate ids for `rl-nosub` in /etc/subuid");
 const NO_HELPER: &str = one_id!("newuidmap is not installed");
+const NO_HELPER_USER: &str = one_user!("newuidmap is not installed");
 const NO_HELPER_PULL: &str = noted!("newuidmap is not installed");
 const NO_POWER: &str = one_id!("this process has no_new_privs set, so newuidmap gains no rights");
+const NO_POWER_USER: &str =
+    one_user!("this process has no_new_privs set, so newuidmap gains no rights");
 const NO_POWER_PULL: &str =
     noted!("this process has no_new_privs set, so newuidmap gains no rights");
 const OUTER_ONE: &str = one_id!("what this runs in has one user or group id itself");
+const OUTER_ONE_USER: &str = one_user!("what this runs in has one user or group id itself");
 const OUTER_ONE_PULL: &str = noted!("what this runs in has one user or group id itself");
 const OUTER: &str = "started by root, who has no ranges in /etc/subuid and /etc/subgid: running with all ids as they are";
 const OUTER_PULL: &str =
@@ -97,11 +107,11 @@ const NO_PROC: &str =
 const NO_MEMORY: (&str, Cell) = ("--memory", Code("RL-C02"));
 
 macro_rules! every_run {
-    ($pull:expr, $run:expr) => {
+    ($pull:expr, $run:expr, $user:expr) => {
         &[
             ("pull", Less(&[$pull])),
             ("run", Less(&[$run])),
-            ("run -u 1000", Less(&[$run])),
+            ("run -u 1000", Less(&[$user])),
             ("run -d", Less(&[$run])),
             NO_MEMORY,
             ("--network pasta", Less(&[$run])),
@@ -155,7 +165,7 @@ pub const HOST: &[Row] = &[
         missing: "subordinate ids",
         made: &["--no-ids"],
         before: "",
-        cells: every_run!(NO_RANGES_PULL, NO_RANGES),
+        cells: every_run!(NO_RANGES_PULL, NO_RANGES, NO_RANGES_USER),
     },
     Row {
         name: "no_newuidmap",
@@ -167,7 +177,7 @@ pub const HOST: &[Row] = &[
             "/usr/bin/newgidmap",
         ],
         before: "",
-        cells: every_run!(NO_HELPER_PULL, NO_HELPER),
+        cells: every_run!(NO_HELPER_PULL, NO_HELPER, NO_HELPER_USER),
     },
     Row {
         name: "neither_ranges_nor_any_helper",
@@ -177,7 +187,7 @@ pub const HOST: &[Row] = &[
         cells: &[
             ("pull", Less(&[NO_HELPER_PULL])),
             ("run", Less(&[NO_HELPER, NO_UPLINK])),
-            ("run -u 1000", Less(&[NO_HELPER, NO_UPLINK])),
+            ("run -u 1000", Less(&[NO_HELPER_USER, NO_UPLINK])),
             ("run -d", Less(&[NO_HELPER, NO_UPLINK])),
             NO_MEMORY,
             ("--network pasta", Code("RL-N02")),
@@ -188,7 +198,7 @@ pub const HOST: &[Row] = &[
         missing: "the right to gain rights (`no_new_privs`)",
         made: &[],
         before: "outer='setpriv --no-new-privs'",
-        cells: every_run!(NO_POWER_PULL, NO_POWER),
+        cells: every_run!(NO_POWER_PULL, NO_POWER, NO_POWER_USER),
     },
     Row {
         name: "no_dev_fuse",
@@ -255,13 +265,13 @@ pub const HOST: &[Row] = &[
         missing: "control groups of version 2 (a mix with version 1)",
         made: &["--no-cgroup"],
         before: "",
-        cells: &[("pause", Code("RL-C01")), ("--memory", Code("RL-C01"))],
+        cells: &[("--memory", Code("RL-C01"))],
     },
     Row {
         name: "an_unwritable_home",
         missing: "a `HOME` that can be written to",
         made: &["--no-ids"],
-        before: "unset RL_ROOT; HOME=/proc/nowhere; rl system reset -f 2>/dev/null",
+        before: "unset RL_ROOT; HOME=/proc/nowhere; \"$RL\" system reset -f >/dev/null 2>&1",
         cells: &[
             (
                 "pull",
@@ -271,7 +281,7 @@ pub const HOST: &[Row] = &[
                 ]),
             ),
             ("run", Less(&[NO_RANGES])),
-            ("run -u 1000", Less(&[NO_RANGES])),
+            ("run -u 1000", Less(&[NO_RANGES_USER])),
             ("run -d", Less(&[NO_RANGES])),
             NO_MEMORY,
             ("--network pasta", Less(&[NO_RANGES])),
@@ -284,7 +294,7 @@ pub const HOST: &[Row] = &[
             "--prepare",
             "mkdir home; mount -t tmpfs -o noexec,mode=777 tmpfs home",
         ],
-        before: "unset RL_ROOT; HOME=$DIR/home; rl system reset -f 2>/dev/null",
+        before: "unset RL_ROOT; HOME=$DIR/home; \"$RL\" system reset -f >/dev/null 2>&1",
         cells: &[
             (
                 "pull",
@@ -300,7 +310,7 @@ pub const HOST: &[Row] = &[
         missing: "a store, named by `--root`, from which programs can be run (`noexec`)",
         made: &[
             "--prepare",
-            "mkdir store; mount -t tmpfs -o noexec,mode=700 tmpfs store; chown \"$AS_USER:\" store",
+            "mkdir store; mount -t tmpfs -o noexec,mode=700 tmpfs store; chown \"$AS_USER\" store",
         ],
         before: "",
         cells: &[
@@ -319,7 +329,7 @@ pub const HOST: &[Row] = &[
         missing: "set-user-id programs in the store (`nosuid`, `nodev`)",
         made: &[
             "--prepare",
-            "mkdir store; mount -t tmpfs -o nosuid,nodev,mode=700 tmpfs store; chown \"$AS_USER:\" store",
+            "mkdir store; mount -t tmpfs -o nosuid,nodev,mode=700 tmpfs store; chown \"$AS_USER\" store",
         ],
         before: "",
         cells: &[NO_MEMORY],
@@ -329,7 +339,7 @@ pub const HOST: &[Row] = &[
         missing: "room on the disk",
         made: &[
             "--prepare",
-            "mkdir store; mount -t tmpfs -o size=800k,mode=700 tmpfs store; chown \"$AS_USER:\" store",
+            "mkdir store; mount -t tmpfs -o size=800k,mode=700 tmpfs store; chown \"$AS_USER\" store",
         ],
         before: "",
         cells: nothing_fits!(),
@@ -339,7 +349,7 @@ pub const HOST: &[Row] = &[
         missing: "room for files (inodes)",
         made: &[
             "--prepare",
-            "mkdir store; mount -t tmpfs -o nr_inodes=60,mode=700 tmpfs store; chown \"$AS_USER:\" store",
+            "mkdir store; mount -t tmpfs -o nr_inodes=60,mode=700 tmpfs store; chown \"$AS_USER\" store",
         ],
         before: "",
         cells: nothing_fits!(),
@@ -348,7 +358,7 @@ pub const HOST: &[Row] = &[
         name: "a_user_without_a_name",
         missing: "an entry in `/etc/passwd`, and `HOME`",
         made: &["--uid", "54321"],
-        before: "unset RL_ROOT HOME; rl system reset -f 2>/dev/null",
+        before: "unset RL_ROOT HOME; \"$RL\" system reset -f >/dev/null 2>&1",
         cells: &[
             (
                 "pull",
@@ -365,7 +375,7 @@ pub const HOST: &[Row] = &[
             ),
             (
                 "run -u 1000",
-                Less(&[one_id!(
+                Less(&[one_user!(
                     "no range of subordinate ids for `54321` in /etc/subuid"
                 )]),
             ),
@@ -391,7 +401,8 @@ pub const HOST: &[Row] = &[
         before: "",
         cells: every_run!(
             noted!("no range of subordinate ids for `4200000` in /etc/subuid"),
-            one_id!("no range of subordinate ids for `4200000` in /etc/subuid")
+            one_id!("no range of subordinate ids for `4200000` in /etc/subuid"),
+            one_user!("no range of subordinate ids for `4200000` in /etc/subuid")
         ),
     },
     Row {
@@ -417,7 +428,7 @@ pub const HOST: &[Row] = &[
             "mount --rbind /sys /sys; mount -o remount,bind,ro /sys",
         ],
         before: "",
-        cells: &[("pause", Code("RL-C01")), ("--memory", Code("RL-C01"))],
+        cells: &[("--memory", Code("RL-C01"))],
     },
     Row {
         name: "no_user_namespaces_left",
@@ -533,7 +544,7 @@ pub const HOST: &[Row] = &[
         cells: &[
             ("pull", Less(&[NO_POWER_PULL])),
             ("run", Less(&[NO_POWER, NO_TUN])),
-            ("run -u 1000", Less(&[NO_POWER, NO_TUN])),
+            ("run -u 1000", Less(&[NO_POWER_USER, NO_TUN])),
             ("run -d", Less(&[NO_POWER, NO_TUN])),
             NO_MEMORY,
             ("--network pasta", Code("RL-N01")),
@@ -544,7 +555,7 @@ pub const HOST: &[Row] = &[
         missing: "all ids but one (inside `unshare --map-root-user`)",
         made: &[],
         before: "outer='unshare --map-root-user --mount --pid --fork --mount-proc'",
-        cells: every_run!(OUTER_ONE_PULL, OUTER_ONE),
+        cells: every_run!(OUTER_ONE_PULL, OUTER_ONE, OUTER_ONE_USER),
     },
     Row {
         name: "inside_podman",
@@ -583,7 +594,7 @@ const PODMAN: &[(&str, Cell)] = &[
     ("--network pasta", Code("RL-N01")),
 ];
 
-const ON_OVERLAY: &str = "mkdir lower upper work store; mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay store; chown \"$AS_USER:\" store; chmod 700 store";
+const ON_OVERLAY: &str = "mkdir lower upper work store; mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay store; chown \"$AS_USER\" store; chmod 700 store";
 const NO_OVERLAY_FUSE: &str = "using fuse-overlayfs";
 const NO_OVERLAY_COPY: &str = "copying the image";
 const NO_NET: &str = "the kernel allows no more network namespaces";
