@@ -7,22 +7,17 @@ pub mod table;
 use std::path::Path;
 
 use crate::support::host::Need;
-use crate::support::{Output, Run, image, rl_binary, source};
+use crate::support::{Home, Output, Run, image, rl_binary, source};
 use table::{COMMANDS, Cell, HOST, Row, SAYS};
 
 /// Starts `scripts/as-user`, as root, with these options.
 pub fn as_user(options: &[&str], dir: &Path) -> Run {
     let root = std::env::var_os("RL_TEST_AS_ROOT").expect("checked by needs!");
+    let host = std::env::var("RL_TEST_ROOT_PID").expect("set beside it");
     Run::new(root)
-        .args([
-            "--reuid",
-            "0",
-            "--regid",
-            "0",
-            "--clear-groups",
-            "env",
-            "-i",
-        ])
+        .args(["--reuid", "0", "--regid", "0", "--clear-groups"])
+        // From the host's own mounts, not from those of the session that the tests are in.
+        .args(["nsenter", "--target", &host, "--mount", "env", "-i"])
         .args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
         .arg(source().join("scripts/as-user"))
         .args(options)
@@ -195,7 +190,7 @@ rows! {
     no_control_groups
     an_unwritable_home
     a_home_mounted_noexec
-    a_store_mounted_noexec
+    a_store_mounted_noexec_without_overlay_and_fuse
     a_store_mounted_nosuid_and_nodev
     a_full_disk
     no_inodes
@@ -234,4 +229,64 @@ fn the_manual_has_this_table() {
         here == table::page(),
         "docs/machines.md is not the table of tests/it/machines: UPDATE_EXPECT=1 writes it"
     );
+}
+
+/// Runs a shell line of `/bin/sh` on such a machine, with `$RL` and `$DIR`.
+pub fn on_machine(options: &[&str], name: &str, line: &str) -> Run {
+    let dir = std::env::temp_dir().join(format!("m.{}.{name}", std::process::id()));
+    as_user(options, &dir)
+        .arg("env")
+        .arg(format!("RL={}", rl_binary().display()))
+        .arg(format!("ARCHIVE={}", image::busybox().display()))
+        .args(["sh", "-euc"])
+        .arg(format!("{OUTER}\n{line}"))
+}
+
+#[test]
+fn many_users_run_one_file_from_a_read_only_directory() {
+    needs!(Need::Ours, Need::AsRoot);
+    let home = Home::new();
+    let shared = home.dir("shared");
+    std::fs::copy(rl_binary(), shared.join("rl")).unwrap();
+    for path in [home.path().to_owned(), shared.clone()] {
+        rustix::fs::chmod(&path, 0o755.into()).unwrap();
+    }
+    let read_only = format!(
+        "mount --bind {0} {0}; mount -o remount,bind,ro {0}",
+        shared.display()
+    );
+    let line = format!(
+        "rl={}/rl; $rl load -q -i $ARCHIVE >/dev/null 2>&1; ! touch $rl.new 2>/dev/null
+         for i in 1 2 3 4 5 6 7; do $rl run --rm busybox echo $i 2>/dev/null & done; wait; $rl system reset -f >/dev/null 2>&1",
+        shared.display()
+    );
+    let users: [(&str, &[&str]); 3] = [
+        ("ids", &[]),
+        ("none", &["--no-ids"]),
+        ("nobody", &["--uid", "61234"]),
+    ];
+    let running: Vec<_> = users
+        .iter()
+        .map(|(name, options)| {
+            on_machine(
+                &[options, &["--prepare", &read_only][..]].concat(),
+                name,
+                &line,
+            )
+            .spawn()
+        })
+        .collect();
+    for one in running {
+        let output = one.wait().code(0);
+        let mut lines = output.lines();
+        lines.sort_unstable();
+        assert_eq!(lines, ["1", "2", "3", "4", "5", "6", "7"], "{output:?}");
+    }
+}
+
+#[test]
+fn without_a_terminal_one_is_refused_and_all_else_works() {
+    needs!(Need::Ours, Need::AsRoot);
+    let line = "\"$RL\" load -q -i \"$ARCHIVE\" >/dev/null; setsid \"$RL\" run --rm -i busybox cat </dev/null; setsid \"$RL\" run --rm -i busybox echo hi </dev/null; \"$RL\" system reset -f >/dev/null";
+    on_machine(&[], "tty", line).says("hi");
 }

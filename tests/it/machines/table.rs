@@ -294,23 +294,17 @@ pub const HOST: &[Row] = &[
             "--prepare",
             "mkdir home; mount -t tmpfs -o noexec,mode=777 tmpfs home",
         ],
-        before: "unset RL_ROOT; HOME=$DIR/home; \"$RL\" system reset -f >/dev/null 2>&1",
-        cells: &[
-            (
-                "pull",
-                Less(&[
-                    "is on a file system mounted noexec, from which no program can be run: keeping images and containers in `/var/tmp/rl-",
-                ]),
-            ),
-            NO_MEMORY,
-        ],
+        before: "unset RL_ROOT; HOME=$DIR/home",
+        cells: &[NO_MEMORY],
     },
     Row {
-        name: "a_store_mounted_noexec",
-        missing: "a store, named by `--root`, from which programs can be run (`noexec`)",
+        name: "a_store_mounted_noexec_without_overlay_and_fuse",
+        missing: "that, an overlay, and `/dev/fuse`",
         made: &[
+            "--hide",
+            "/dev/fuse",
             "--prepare",
-            "mkdir store; mount -t tmpfs -o noexec,mode=700 tmpfs store; chown \"$AS_USER\" store",
+            "mkdir lower upper work store; mount -t overlay -o noexec,lowerdir=lower,upperdir=upper,workdir=work overlay store; chown \"$AS_USER\" store; chmod 700 store",
         ],
         before: "",
         cells: &[
@@ -571,12 +565,9 @@ pub const HOST: &[Row] = &[
         before: "outer=$(in_podman)",
         cells: &[
             ("pull", Less(&[OUTER_PULL])),
-            (
-                "run",
-                Less(&[OUTER, NO_TUN, NO_PROC, "the host name cannot be set"]),
-            ),
-            ("run -u 1000", Less(&[OUTER, NO_TUN, NO_PROC])),
-            ("run -d", Less(&[OUTER, NO_TUN, NO_PROC])),
+            ("run", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
+            ("run -u 1000", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
+            ("run -d", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
             ("pause", Code("RL-C03")),
             ("--memory", Code("RL-C03")),
             ("--network pasta", Code("RL-N01")),
@@ -597,6 +588,7 @@ const PODMAN: &[(&str, Cell)] = &[
 const ON_OVERLAY: &str = "mkdir lower upper work store; mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay store; chown \"$AS_USER\" store; chmod 700 store";
 const NO_OVERLAY_FUSE: &str = "using fuse-overlayfs";
 const NO_OVERLAY_COPY: &str = "copying the image";
+const NO_NAME: &str = "the host name cannot be set, for an outer container forbids it";
 const NO_NET: &str = "the kernel allows no more network namespaces";
 
 /// What the manual shows.
