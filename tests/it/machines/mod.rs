@@ -30,8 +30,11 @@ pub fn as_user(options: &[&str], dir: &Path) -> Run {
 const OUTER: &str = r#"
 cd "$DIR"; mkdir -p -m 700 tmp home inner
 export TMPDIR=$DIR/tmp HOME=$DIR/home RL_ROOT=$DIR/store outer=
-podman="podman --root $DIR/podman --runroot $XDG_RUNTIME_DIR/p$$ --cgroup-manager=cgroupfs --events-backend=file"
+# A directory of its own: podman goes into the mounts of whatever else of the user's podman finds in the usual one.
+podman_run=${XDG_RUNTIME_DIR:-}/p$$
+podman="env XDG_RUNTIME_DIR=$podman_run podman --root $DIR/podman --runroot $podman_run --cgroup-manager=cgroupfs --events-backend=file"
 in_podman() {
+  mkdir -m 700 "$podman_run"
   $podman load -q -i "$ARCHIVE" >/dev/null
   echo "$podman run --rm --network none -e RL -e ARCHIVE -e DIR=/inner -e TMPDIR=/inner -e HOME=/inner -e RL_ROOT=/inner/store \
     -v $DIR/inner:/inner -v $RL:$RL:ro -v $ARCHIVE:$ARCHIVE:ro $1 busybox"
@@ -62,7 +65,7 @@ fn inner(row: &Row) -> String {
 
 fn outer(row: &Row) -> String {
     format!(
-        "{OUTER}{}\n$outer sh -c \"$INNER\"\npodman unshare rm -rf podman inner \"$XDG_RUNTIME_DIR/p$$\" 2>/dev/null; true\n",
+        "{OUTER}{}\n$outer sh -c \"$INNER\"\n[ ! -d \"$podman_run\" ] || $podman unshare rm -rf podman inner; rm -rf \"$podman_run\" 2>/dev/null; true\n",
         row.before
     )
 }

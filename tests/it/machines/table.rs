@@ -265,7 +265,7 @@ pub const HOST: &[Row] = &[
         missing: "control groups of version 2 (a mix with version 1)",
         made: &["--no-cgroup"],
         before: "",
-        cells: &[("--memory", Code("RL-C01"))],
+        cells: &[("pause", Code("RL-C01")), ("--memory", Code("RL-C01"))],
     },
     Row {
         name: "an_unwritable_home",
@@ -422,7 +422,7 @@ pub const HOST: &[Row] = &[
             "mount --rbind /sys /sys; mount -o remount,bind,ro /sys",
         ],
         before: "",
-        cells: &[("--memory", Code("RL-C01"))],
+        cells: &[("pause", Code("RL-C01")), ("--memory", Code("RL-C01"))],
     },
     Row {
         name: "no_user_namespaces_left",
