@@ -202,7 +202,7 @@ pub enum Command {
     /// Work with all that rl has
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemCommand),
-    /// Print files for other programs
+    /// Make files for other programs
     #[command(subcommand, arg_required_else_help = true)]
     Generate(GenerateCommand),
 }
@@ -232,6 +232,8 @@ pub enum SystemCommand {
 /// The verbs of `rl generate`.
 #[derive(Debug, clap::Subcommand)]
 pub enum GenerateCommand {
+    /// Write a manual page for every command into a directory
+    Man(system::ManArgs),
     /// Print a systemd unit that starts a container at every boot
     Systemd(autostart::SystemdArgs),
 }
@@ -438,6 +440,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
         C::System(SystemCommand::Check(args)) => check::check(args, &store()?),
         C::Healthcheck(HealthCommand::Run(args)) => container::check_health(args, &store()?),
+        C::Generate(GenerateCommand::Man(args)) => system::man(args),
         C::Generate(GenerateCommand::Systemd(args)) => autostart::systemd(args, &store()?),
         C::Create(args) => lifecycle::create(args, &store()?),
         C::Start(args) => lifecycle::start(args, &store()?),

@@ -114,6 +114,18 @@ pub fn namespaces(host: &Host, tried: Outcome, proc: &Outcome) -> Vec<Check> {
 
 /// Which of the known causes a refusal has.
 fn refused(host: &Host, errno: i32, call: &str) -> Check {
+    refused_with(host, errno, call, &|path| {
+        std::fs::read_to_string(path).ok()
+    })
+}
+
+/// As [`refused`], with settings of the kernel read by `setting`.
+pub fn refused_with(
+    host: &Host,
+    errno: i32,
+    call: &str,
+    setting: &dyn Fn(&str) -> Option<String>,
+) -> Check {
     let no = |code: &str, cause: &str| {
         Check::works("namespaces", code, "user namespace", call, "").because(
             Status::Missing,
@@ -121,7 +133,7 @@ fn refused(host: &Host, errno: i32, call: &str) -> Check {
             "cannot run a container: nothing replaces a user namespace",
         )
     };
-    let is = |path: &str, value: &str| text(path).trim() == value;
+    let is = |path: &str, value: &str| setting(path).is_some_and(|text| text.trim() == value);
     match errno {
         libc::ENOSPC | libc::EUSERS => {
             return no("RL-U03", "the limit on user namespaces is zero or used up, or they are nested 32 deep (the disk is not full)")

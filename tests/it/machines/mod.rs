@@ -54,8 +54,8 @@ try() {
 }
 "#;
 
-fn inner(row: &Row) -> String {
-    let tries: String = COMMANDS
+pub fn inner(row: &Row, commands: &[(&str, &str)]) -> String {
+    let tries: String = commands
         .iter()
         .filter(|(name, _)| row.cell(name) != Cell::Nothing)
         .map(|(name, line)| format!("try '{name}' \"{line}\"\n"))
@@ -90,19 +90,19 @@ fn try_row(name: &str) {
         .arg(format!("RL={}", rl_binary().display()))
         .arg(format!("REGISTRY={registry}"))
         .arg(format!("ARCHIVE={}", image::busybox().display()))
-        .arg(format!("INNER={}", inner(row)))
+        .arg(format!("INNER={}", inner(row, &COMMANDS)))
         .args(["sh", "-c"])
         .arg(outer(row))
         .ok();
     // The scripts are known; what they said is what matters.
     output.shown = row.name.to_owned();
-    check(row, &output);
+    check(row, &COMMANDS, &output);
 }
 
 /// Compares what was seen with the table.
-pub fn check(row: &Row, output: &Output) {
+pub fn check(row: &Row, commands: &[(&str, &str)], output: &Output) {
     let mut seen = output.stdout.split("@@ ").skip(1);
-    for (command, _) in COMMANDS {
+    for (command, _) in commands {
         let cell = row.cell(command);
         if cell == Cell::Nothing {
             continue;
@@ -133,7 +133,7 @@ pub fn check(row: &Row, output: &Output) {
                 if code != "0" {
                     wrong("failed");
                 }
-                let expected = SAYS.iter().find(|(name, _)| *name == command);
+                let expected = SAYS.iter().find(|(name, _)| name == command);
                 if expected.is_some_and(|(_, text)| out != [*text]) {
                     wrong(&format!("says {out:?}"));
                 }
@@ -154,16 +154,36 @@ pub fn check(row: &Row, output: &Output) {
             Cell::Code(_) | Cell::Nothing => continue,
         };
         for line in told {
-            if !said.iter().any(|said| said.contains(line)) {
+            if !said.iter().any(|said| is_like(said, line)) {
                 wrong(&format!("does not say `{line}`"));
             }
         }
         for line in said {
-            if !told.iter().any(|told| line.contains(told)) {
+            if !told.iter().any(|told| is_like(line, told)) {
                 wrong(&format!("says `{line}`"));
             }
         }
     }
+}
+
+/// Whether `line`, behind `rl: `, is `pattern`, in which `…` stands for anything.
+fn is_like(line: &str, pattern: &str) -> bool {
+    let mut rest = line.strip_prefix("rl: ").unwrap_or(line);
+    let mut parts = pattern.split('…').peekable();
+    let mut is_first = true;
+    while let Some(part) = parts.next() {
+        let found = if parts.peek().is_none() && rest.ends_with(part) {
+            Some(rest.len() - part.len())
+        } else {
+            rest.find(part)
+        };
+        match found {
+            Some(at) if at == 0 || !is_first => rest = &rest[at + part.len()..],
+            _ => return false,
+        }
+        is_first = false;
+    }
+    rest.is_empty()
 }
 
 /// One test for each row, so that they run side by side and by name.

@@ -3,7 +3,7 @@
 //! `tests/it/machines` makes the rows of [`HOST`] with `scripts/as-user`, `tests/vm/machines.rs` those of [`GUEST`].
 
 /// What is tried on every machine, in this order: name, and a shell line that uses the image `busybox`.
-pub const COMMANDS: [(&str, &str); 9] = [
+pub const COMMANDS: [(&str, &str); 8] = [
     ("pull", "pull_image"),
     ("run", "rl run --rm busybox echo hi"),
     ("run -u 1000", "rl run --rm -u 1000 busybox id -u"),
@@ -11,12 +11,14 @@ pub const COMMANDS: [(&str, &str); 9] = [
     ("exec", "rl exec c echo hi"),
     ("stats", "rl stats --no-stream --format '{{.Name}}' c"),
     ("pause", "rl pause c && rl unpause c"),
-    ("--memory", "rl run --rm --memory 64m busybox true"),
     (
         "--network pasta",
         "rl run --rm --network pasta busybox true",
     ),
 ];
+
+/// Tried in the guest only: where the host's kernel has the memory controller in version 1, nobody can be handed it.
+pub const MEMORY: (&str, &str) = ("--memory", "rl run --rm --memory 64m busybox true");
 
 /// What a command that works prints; anything where nothing is said here.
 pub const SAYS: [(&str, &str); 4] = [
@@ -31,7 +33,7 @@ pub const SAYS: [(&str, &str); 4] = [
 pub enum Cell {
     /// All of it, and `rl` says nothing.
     Works,
-    /// It works, and `rl` says in these lines what it had to give up.
+    /// It works, and `rl` says in these lines what it had to give up; `…` stands for anything.
     Less(&'static [&'static str]),
     /// It does not, and the message has this code.
     Code(&'static str),
@@ -65,46 +67,72 @@ impl Row {
 }
 
 macro_rules! one_id {
-    ($why:literal) => {
-        concat!($why, ": running with one id; other owners and users inside are emulated: they can be set, and nothing comes of it")
+    ($why:literal, $code:literal) => {
+        concat!($why, ": running with one id; other owners and users inside are emulated: they can be set, and nothing comes of it (rl explain ", $code, ")")
     };
 }
 macro_rules! one_user {
-    ($why:literal) => {
-        concat!($why, ": running with one id, which is user 1000 inside; other owners inside the container are not kept apart")
+    ($why:literal, $code:literal) => {
+        concat!($why, ": running with one id, which is user 1000 inside; other owners inside the container are not kept apart (rl explain ", $code, ")")
     };
 }
 macro_rules! noted {
-    ($why:literal) => {
-        concat!($why, ": other owners than you are noted, not set")
+    ($why:literal, $code:literal) => {
+        concat!(
+            $why,
+            ": other owners than you are noted, not set (rl explain ",
+            $code,
+            ")"
+        )
     };
 }
 
-const NO_RANGES: &str = one_id!("no range of subordinate ids for `rl-nosub` in /etc/subuid");
-const NO_RANGES_USER: &str = one_user!("no range of subordinate ids for `rl-nosub` in /etc/subuid");
-const NO_RANGES_PULL: &str = noted!("no range of subordinate ids for `rl-nosub` in /etc/subuid");
-const NO_HELPER: &str = one_id!("newuidmap is not installed");
-const NO_HELPER_USER: &str = one_user!("newuidmap is not installed");
-const NO_HELPER_PULL: &str = noted!("newuidmap is not installed");
-const NO_POWER: &str = one_id!("this process has no_new_privs set, so newuidmap gains no rights");
-const NO_POWER_USER: &str =
-    one_user!("this process has no_new_privs set, so newuidmap gains no rights");
-const NO_POWER_PULL: &str =
-    noted!("this process has no_new_privs set, so newuidmap gains no rights");
-const OUTER_ONE: &str = one_id!("what this runs in has one user or group id itself");
-const OUTER_ONE_USER: &str = one_user!("what this runs in has one user or group id itself");
-const OUTER_ONE_PULL: &str = noted!("what this runs in has one user or group id itself");
+const NO_RANGES: &str = one_id!(
+    "no range of subordinate ids for `rl-nosub` in /etc/subuid",
+    "RL-S01"
+);
+const NO_RANGES_USER: &str = one_user!(
+    "no range of subordinate ids for `rl-nosub` in /etc/subuid",
+    "RL-S01"
+);
+const NO_RANGES_PULL: &str = noted!(
+    "no range of subordinate ids for `rl-nosub` in /etc/subuid",
+    "RL-S01"
+);
+const NO_HELPER: &str = one_id!("newuidmap is not installed", "RL-S02");
+const NO_HELPER_USER: &str = one_user!("newuidmap is not installed", "RL-S02");
+const NO_HELPER_PULL: &str = noted!("newuidmap is not installed", "RL-S02");
+const NO_POWER: &str = one_id!(
+    "this process has no_new_privs set, so newuidmap gains no rights",
+    "RL-S03"
+);
+const NO_POWER_USER: &str = one_user!(
+    "this process has no_new_privs set, so newuidmap gains no rights",
+    "RL-S03"
+);
+const NO_POWER_PULL: &str = noted!(
+    "this process has no_new_privs set, so newuidmap gains no rights",
+    "RL-S03"
+);
+const OUTER_ONE: &str = one_id!(
+    "what this runs in has one user or group id itself",
+    "RL-S01"
+);
+const OUTER_ONE_USER: &str = one_user!(
+    "what this runs in has one user or group id itself",
+    "RL-S01"
+);
+const OUTER_ONE_PULL: &str = noted!(
+    "what this runs in has one user or group id itself",
+    "RL-S01"
+);
 const OUTER: &str = "started by root, who has no ranges in /etc/subuid and /etc/subgid: running with all ids as they are";
 const OUTER_PULL: &str =
     "started by root, who has no ranges in /etc/subuid and /etc/subgid: owners are set as they are";
-const NO_TUN: &str = "a network of its own needs /dev/net/tun";
-const NO_UPLINK: &str =
-    "no network helper: neither pasta nor slirp4netns is installed: using the host's network";
-const NO_PROC: &str =
-    "the kernel refuses a new /proc: parts of the one here are hidden, as in another container";
-
-/// Where the host's kernel has the memory controller in version 1, as here, no machine has this.
-const NO_MEMORY: (&str, Cell) = ("--memory", Code("RL-C02"));
+const NO_TUN: &str =
+    "a network of its own needs /dev/net/tun: …: using the host's network (rl explain RL-N01)";
+const NO_UPLINK: &str = "no network helper: neither pasta nor slirp4netns is installed: using the host's network (rl explain RL-N02)";
+const NO_PROC: &str = "mounting proc on `/proc`: the kernel refuses a new /proc: parts of the one here are hidden, as in another container: …: sharing the processes of what this runs in (rl explain RL-K01)";
 
 macro_rules! every_run {
     ($pull:expr, $run:expr, $user:expr) => {
@@ -113,7 +141,6 @@ macro_rules! every_run {
             ("run", Less(&[$run])),
             ("run -u 1000", Less(&[$user])),
             ("run -d", Less(&[$run])),
-            NO_MEMORY,
             ("--network pasta", Less(&[$run])),
         ]
     };
@@ -129,7 +156,6 @@ macro_rules! nothing_runs {
             ("exec", Nothing),
             ("stats", Nothing),
             ("pause", Nothing),
-            ("--memory", Code($code)),
             ("--network pasta", Code($code)),
         ]
     };
@@ -145,7 +171,6 @@ macro_rules! nothing_fits {
             ("exec", Nothing),
             ("stats", Nothing),
             ("pause", Nothing),
-            ("--memory", Nothing),
             ("--network pasta", Nothing),
         ]
     };
@@ -158,7 +183,7 @@ pub const HOST: &[Row] = &[
         missing: "nothing",
         made: &[],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_ranges",
@@ -189,7 +214,6 @@ pub const HOST: &[Row] = &[
             ("run", Less(&[NO_HELPER, NO_UPLINK])),
             ("run -u 1000", Less(&[NO_HELPER_USER, NO_UPLINK])),
             ("run -d", Less(&[NO_HELPER, NO_UPLINK])),
-            NO_MEMORY,
             ("--network pasta", Code("RL-N02")),
         ],
     },
@@ -205,7 +229,7 @@ pub const HOST: &[Row] = &[
         missing: "`/dev/fuse`",
         made: &["--hide", "/dev/fuse"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_dev_net_tun",
@@ -216,7 +240,6 @@ pub const HOST: &[Row] = &[
             ("run", Less(&[NO_TUN])),
             ("run -u 1000", Less(&[NO_TUN])),
             ("run -d", Less(&[NO_TUN])),
-            NO_MEMORY,
             ("--network pasta", Code("RL-N01")),
         ],
     },
@@ -229,7 +252,6 @@ pub const HOST: &[Row] = &[
             ("run", Less(&[NO_OVERLAY_FUSE])),
             ("run -u 1000", Less(&[NO_OVERLAY_FUSE])),
             ("run -d", Less(&[NO_OVERLAY_FUSE])),
-            NO_MEMORY,
             ("--network pasta", Less(&[NO_OVERLAY_FUSE])),
         ],
     },
@@ -242,7 +264,6 @@ pub const HOST: &[Row] = &[
             ("run", Less(&[NO_OVERLAY_COPY])),
             ("run -u 1000", Less(&[NO_OVERLAY_COPY])),
             ("run -d", Less(&[NO_OVERLAY_COPY])),
-            NO_MEMORY,
             ("--network pasta", Less(&[NO_OVERLAY_COPY])),
         ],
     },
@@ -251,21 +272,21 @@ pub const HOST: &[Row] = &[
         missing: "`XDG_RUNTIME_DIR`",
         made: &["--no-runtime-dir"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "a_runtime_directory_that_is_gone",
         missing: "`/run/user`, which `XDG_RUNTIME_DIR` names",
         made: &["--hide", "/run/user"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_control_groups",
         missing: "control groups of version 2 (a mix with version 1)",
         made: &["--no-cgroup"],
         before: "",
-        cells: &[("pause", Code("RL-C01")), ("--memory", Code("RL-C01"))],
+        cells: &[("pause", Code("RL-C01"))],
     },
     Row {
         name: "an_unwritable_home",
@@ -276,14 +297,13 @@ pub const HOST: &[Row] = &[
             (
                 "pull",
                 Less(&[
-                    "keeping images and containers in `/var/tmp/rl-",
+                    "`/proc/nowhere/.local/share/rl` cannot be made: `/proc` is not yours to write to: keeping images and containers in `/var/tmp/rl-…` (rl explain RL-F05)",
                     NO_RANGES_PULL,
                 ]),
             ),
             ("run", Less(&[NO_RANGES])),
             ("run -u 1000", Less(&[NO_RANGES_USER])),
             ("run -d", Less(&[NO_RANGES])),
-            NO_MEMORY,
             ("--network pasta", Less(&[NO_RANGES])),
         ],
     },
@@ -295,7 +315,7 @@ pub const HOST: &[Row] = &[
             "mkdir home; mount -t tmpfs -o noexec,mode=777 tmpfs home",
         ],
         before: "unset RL_ROOT; HOME=$DIR/home",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "a_store_mounted_noexec_without_overlay_and_fuse",
@@ -314,7 +334,6 @@ pub const HOST: &[Row] = &[
             ("exec", Nothing),
             ("stats", Nothing),
             ("pause", Nothing),
-            NO_MEMORY,
             ("--network pasta", Code("RL-F02")),
         ],
     },
@@ -326,7 +345,7 @@ pub const HOST: &[Row] = &[
             "mkdir store; mount -t tmpfs -o nosuid,nodev,mode=700 tmpfs store; chown \"$AS_USER\" store",
         ],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "a_full_disk",
@@ -357,33 +376,39 @@ pub const HOST: &[Row] = &[
             (
                 "pull",
                 Less(&[
-                    "cannot find your home directory: HOME is not set and /etc/passwd does not list you: keeping images and containers in `/var/tmp/rl-54321`",
-                    noted!("no range of subordinate ids for `54321` in /etc/subuid"),
+                    "cannot find your home directory: HOME is not set and /etc/passwd does not list you: keeping images and containers in `/var/tmp/rl-54321` (rl explain RL-S05)",
+                    noted!(
+                        "no range of subordinate ids for `54321` in /etc/subuid",
+                        "RL-S01"
+                    ),
                 ]),
             ),
             (
                 "run",
                 Less(&[one_id!(
-                    "no range of subordinate ids for `54321` in /etc/subuid"
+                    "no range of subordinate ids for `54321` in /etc/subuid",
+                    "RL-S01"
                 )]),
             ),
             (
                 "run -u 1000",
                 Less(&[one_user!(
-                    "no range of subordinate ids for `54321` in /etc/subuid"
+                    "no range of subordinate ids for `54321` in /etc/subuid",
+                    "RL-S01"
                 )]),
             ),
             (
                 "run -d",
                 Less(&[one_id!(
-                    "no range of subordinate ids for `54321` in /etc/subuid"
+                    "no range of subordinate ids for `54321` in /etc/subuid",
+                    "RL-S01"
                 )]),
             ),
-            NO_MEMORY,
             (
                 "--network pasta",
                 Less(&[one_id!(
-                    "no range of subordinate ids for `54321` in /etc/subuid"
+                    "no range of subordinate ids for `54321` in /etc/subuid",
+                    "RL-S01"
                 )]),
             ),
         ],
@@ -394,9 +419,18 @@ pub const HOST: &[Row] = &[
         made: &["--uid", "4200000", "--groups", "30"],
         before: "",
         cells: every_run!(
-            noted!("no range of subordinate ids for `4200000` in /etc/subuid"),
-            one_id!("no range of subordinate ids for `4200000` in /etc/subuid"),
-            one_user!("no range of subordinate ids for `4200000` in /etc/subuid")
+            noted!(
+                "no range of subordinate ids for `4200000` in /etc/subuid",
+                "RL-S01"
+            ),
+            one_id!(
+                "no range of subordinate ids for `4200000` in /etc/subuid",
+                "RL-S01"
+            ),
+            one_user!(
+                "no range of subordinate ids for `4200000` in /etc/subuid",
+                "RL-S01"
+            )
         ),
     },
     Row {
@@ -404,14 +438,14 @@ pub const HOST: &[Row] = &[
         missing: "nothing, but 30 supplementary groups",
         made: &["--groups", "30"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "a_closed_umask",
         missing: "rights for others (`umask 077`)",
         made: &[],
         before: "umask 077",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "a_read_only_sys",
@@ -422,7 +456,7 @@ pub const HOST: &[Row] = &[
             "mount --rbind /sys /sys; mount -o remount,bind,ro /sys",
         ],
         before: "",
-        cells: &[("pause", Code("RL-C01")), ("--memory", Code("RL-C01"))],
+        cells: &[("pause", Code("RL-C01"))],
     },
     Row {
         name: "no_user_namespaces_left",
@@ -447,7 +481,6 @@ pub const HOST: &[Row] = &[
             ("run", Less(&[NO_NET])),
             ("run -u 1000", Less(&[NO_NET])),
             ("run -d", Less(&[NO_NET])),
-            NO_MEMORY,
             ("--network pasta", Code("RL-U03")),
         ],
     },
@@ -470,42 +503,42 @@ pub const HOST: &[Row] = &[
         missing: "`openat2`",
         made: &["--refuse", "openat2"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_openat2_by_eperm",
         missing: "`openat2` (EPERM)",
         made: &["--refuse", "openat2=EPERM"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_fsopen",
         missing: "`fsopen`",
         made: &["--refuse", "fsopen"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_mount_setattr",
         missing: "`mount_setattr`",
         made: &["--refuse", "mount_setattr"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_clone3",
         missing: "`clone3`",
         made: &["--refuse", "clone3"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_close_range",
         missing: "`close_range`",
         made: &["--refuse", "close_range"],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "no_pidfd_open",
@@ -517,7 +550,6 @@ pub const HOST: &[Row] = &[
             ("exec", Nothing),
             ("stats", Nothing),
             ("pause", Nothing),
-            NO_MEMORY,
         ],
     },
     Row {
@@ -528,7 +560,7 @@ pub const HOST: &[Row] = &[
             "openat2,open_tree,move_mount,fsopen,fsconfig,fsmount,mount_setattr,clone3,close_range",
         ],
         before: "",
-        cells: &[NO_MEMORY],
+        cells: &[],
     },
     Row {
         name: "inside_bubblewrap",
@@ -540,7 +572,6 @@ pub const HOST: &[Row] = &[
             ("run", Less(&[NO_POWER, NO_TUN])),
             ("run -u 1000", Less(&[NO_POWER_USER, NO_TUN])),
             ("run -d", Less(&[NO_POWER, NO_TUN])),
-            NO_MEMORY,
             ("--network pasta", Code("RL-N01")),
         ],
     },
@@ -569,7 +600,6 @@ pub const HOST: &[Row] = &[
             ("run -u 1000", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
             ("run -d", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
             ("pause", Code("RL-C03")),
-            ("--memory", Code("RL-C03")),
             ("--network pasta", Code("RL-N01")),
         ],
     },
@@ -581,29 +611,42 @@ const PODMAN: &[(&str, Cell)] = &[
     ("run -u 1000", Less(&[OUTER, NO_TUN, NO_PROC])),
     ("run -d", Less(&[OUTER, NO_TUN, NO_PROC])),
     ("pause", Code("RL-C03")),
-    ("--memory", Code("RL-C03")),
     ("--network pasta", Code("RL-N01")),
 ];
 
 const ON_OVERLAY: &str = "mkdir lower upper work store; mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay store; chown \"$AS_USER\" store; chmod 700 store";
-const NO_OVERLAY_FUSE: &str = "using fuse-overlayfs";
-const NO_OVERLAY_COPY: &str = "copying the image";
-const NO_NAME: &str = "the host name cannot be set, for an outer container forbids it";
-const NO_NET: &str = "the kernel allows no more network namespaces";
+const NO_OVERLAY_FUSE: &str =
+    "the kernel mounts no overlay here (…): using fuse-overlayfs (rl explain RL-F03)";
+const NO_OVERLAY_COPY: &str = "no overlay can be mounted (…): copying the image, which takes time and space (rl explain RL-F03)";
+const NO_NAME: &str = "the host name cannot be set, for an outer container forbids it: …: keeping that of this machine (rl explain RL-U05)";
+const NO_NET: &str = "the kernel allows no more network namespaces (user.max_net_namespaces): using the host's network (rl explain RL-U03)";
+
+/// Machines that need another kernel, or more than root in a namespace: the guest of `scripts/vm`, as the user dev.
+pub const GUEST: &[Row] = &[Row {
+    name: "nothing_is_missing",
+    missing: "nothing",
+    made: &[],
+    before: "",
+    cells: &[],
+}];
 
 /// What the manual shows.
 pub fn page() -> String {
     let mut text = PAGE.to_owned();
     let mut lines: Vec<&str> = Vec::new();
-    for (title, rows) in [("On the host", HOST)] {
+    for (title, rows, more) in [
+        ("On one machine", HOST, None),
+        ("In a virtual machine", GUEST, Some(MEMORY)),
+    ] {
+        let commands = || COMMANDS.into_iter().chain(more);
         text += &format!("\n## {title}\n\n| what is missing |");
-        for (name, _) in COMMANDS {
+        for (name, _) in commands() {
             text += &format!(" `{name}` |");
         }
-        text += &format!("\n|{}\n", " --- |".repeat(COMMANDS.len() + 1));
+        text += &format!("\n|{}\n", " --- |".repeat(commands().count() + 1));
         for row in rows {
             text += &format!("| {} |", row.missing);
-            for (command, _) in COMMANDS {
+            for (command, _) in commands() {
                 let cell = match row.cell(command) {
                     Cell::Works => "works".to_owned(),
                     Nothing => "–".to_owned(),
