@@ -161,6 +161,23 @@ macro_rules! nothing_runs {
     };
 }
 
+/// The same where the limit is tried, too.
+macro_rules! nothing_runs_at_all {
+    ($code:literal) => {
+        &[
+            ("pull", Code($code)),
+            ("run", Code($code)),
+            ("run -u 1000", Code($code)),
+            ("run -d", Code($code)),
+            ("exec", Nothing),
+            ("stats", Nothing),
+            ("pause", Nothing),
+            ("--network pasta", Code($code)),
+            ("--memory", Code($code)),
+        ]
+    };
+}
+
 macro_rules! nothing_fits {
     () => {
         &[
@@ -622,13 +639,101 @@ const NO_NAME: &str = "the host name cannot be set, for an outer container forbi
 const NO_NET: &str = "the kernel allows no more network namespaces (user.max_net_namespaces): using the host's network (rl explain RL-U03)";
 
 /// Machines that need another kernel, or more than root in a namespace: the guest of `scripts/vm`, as the user dev.
-pub const GUEST: &[Row] = &[Row {
-    name: "nothing_is_missing",
-    missing: "nothing",
-    made: &[],
-    before: "",
-    cells: &[],
-}];
+pub const GUEST: &[Row] = &[
+    Row {
+        name: "a_login_of_systemd",
+        missing: "nothing",
+        made: &["true", "true"],
+        before: "",
+        cells: &[],
+    },
+    Row {
+        name: "user_namespaces_switched_off",
+        missing: "user namespaces (`kernel.unprivileged_userns_clone=0`)",
+        made: &[
+            "sysctl -q kernel.unprivileged_userns_clone=0",
+            "sysctl -q kernel.unprivileged_userns_clone=1",
+        ],
+        before: "",
+        cells: nothing_runs_at_all!("RL-U02"),
+    },
+    Row {
+        name: "no_module_for_overlays",
+        missing: "the module `overlay`",
+        made: &[
+            "echo 'install overlay /bin/false' >/etc/modprobe.d/no.conf; modprobe -r overlay || true",
+            "rm /etc/modprobe.d/no.conf",
+        ],
+        before: "",
+        cells: &[
+            ("run", Less(&[NO_OVERLAY_FUSE])),
+            ("run -u 1000", Less(&[NO_OVERLAY_FUSE])),
+            ("run -d", Less(&[NO_OVERLAY_FUSE])),
+            ("--network pasta", Less(&[NO_OVERLAY_FUSE])),
+            ("--memory", Less(&[NO_OVERLAY_FUSE])),
+        ],
+    },
+    Row {
+        name: "no_module_for_tun",
+        missing: "the module `tun`",
+        made: &[
+            "echo 'install tun /bin/false' >/etc/modprobe.d/no.conf; modprobe -r tun || true",
+            "rm /etc/modprobe.d/no.conf; modprobe tun",
+        ],
+        before: "",
+        cells: &[
+            ("run", Less(&[NO_TUN])),
+            ("run -u 1000", Less(&[NO_TUN])),
+            ("run -d", Less(&[NO_TUN])),
+            ("--network pasta", Code("RL-N01")),
+            ("--memory", Less(&[NO_TUN])),
+        ],
+    },
+    Row {
+        name: "a_home_on_nfs",
+        missing: "a home on a disk of this machine (NFS, root squashed)",
+        made: &[NFS, NO_NFS],
+        before: "unset RL_ROOT; export HOME=/mnt/nfs/dev; /srv/rl system reset -f >/dev/null 2>&1",
+        cells: &[(
+            "pull",
+            Less(&[
+                "`/mnt/nfs/dev/.local/share/rl` is on NFS, which keeps no owners and no layers of images: keeping images and containers in `/var/tmp/rl-1000` (rl explain RL-F01)",
+            ]),
+        )],
+    },
+    Row {
+        name: "a_store_on_nfs",
+        missing: "a store, named by `--root`, on a disk of this machine (NFS)",
+        made: &[NFS, NO_NFS],
+        before: "export RL_ROOT=/mnt/nfs/dev/store",
+        cells: &[],
+    },
+    Row {
+        name: "hidden_processes",
+        missing: "the processes of others (`hidepid=2`)",
+        made: &[
+            "mount -o remount,hidepid=2 /proc",
+            "mount -o remount,hidepid=0 /proc",
+        ],
+        before: "",
+        cells: &[],
+    },
+    Row {
+        name: "apparmor_without_capabilities",
+        missing: "all capabilities, by a profile of AppArmor's",
+        made: &[APPARMOR, "apparmor_parser -R /tmp/profile"],
+        before: "",
+        cells: nothing_runs_at_all!("RL-U05"),
+    },
+];
+
+/// A real server on loopback.
+const NFS: &str = "mkdir -p /export/dev /mnt/nfs; chown dev: /export/dev; echo '/export *(rw,sync,no_subtree_check,fsid=1,insecure)' >/etc/exports
+    systemctl start nfs-server; exportfs -ra; mount -t nfs -o vers=4.2 127.0.0.1:/ /mnt/nfs 2>/dev/null || mount -t nfs -o vers=4.2 127.0.0.1:/export /mnt/nfs; ls -d /mnt/nfs/dev";
+const NO_NFS: &str = "umount -l /mnt/nfs; systemctl stop nfs-server; rm -rf /export";
+/// What Ubuntu's restriction does to a program without a profile: the namespace is made, and no right in it is given.
+const APPARMOR: &str = "printf 'profile rl /srv/rl flags=(attach_disconnected,mediate_deleted) {\\n  file,\\n  network,\\n  unix,\\n  signal,\\n  ptrace,\\n  dbus,\\n  mount,\\n  umount,\\n  pivot_root,\\n  /** ux,\\n  audit deny capability,\\n}\\n' >/tmp/profile
+    apparmor_parser -r /tmp/profile";
 
 /// What the manual shows.
 pub fn page() -> String {
