@@ -400,7 +400,7 @@ impl Record {
 pub fn anonymous_volumes(spec: &ContainerSpec) -> Vec<String> {
     let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
         MountSource::Volume { volume, .. } => Some(volume),
-        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+        MountSource::Bind { .. } | MountSource::Image { .. } | MountSource::Tmpfs { .. } => None,
     });
     volumes
         .filter(|volume| volume.starts_with(&spec.id))
