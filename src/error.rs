@@ -185,18 +185,32 @@ fn chain(error: &anyhow::Error) -> String {
 /// ```
 #[must_use]
 pub fn report(error: &anyhow::Error) -> String {
-    let mut text = format!("rl: {}", chain(error));
-    if let Some(fail) = find(error) {
-        for (position, hint) in fail.hints.iter().enumerate() {
-            let label = if position == 0 { "to fix:" } else { "" };
-            text.push_str(&format!(
-                "\n    {label:<8} {}",
-                hint.replace('\n', "\n             ")
-            ));
-        }
-        if let Some(code) = &fail.code {
-            text.push_str(&format!("\n    more:    rl explain {code}"));
-        }
+    match find(error) {
+        Some(fail) => text(&chain(error), None, fail),
+        None => format!("rl: {}", chain(error)),
+    }
+}
+
+/// The same for a whole chain as one [`Fail`], with what was found to be wrong with the machine.
+#[must_use]
+pub fn report_found(fail: &Fail, found: &str) -> String {
+    text(&fail.message, Some(found), fail)
+}
+
+fn text(message: &str, found: Option<&str>, fail: &Fail) -> String {
+    let mut text = format!("rl: {message}");
+    if let Some(found) = found {
+        text.push_str(&format!("\n    found:   {found}"));
+    }
+    for (position, hint) in fail.hints.iter().enumerate() {
+        let label = if position == 0 { "to fix:" } else { "" };
+        text.push_str(&format!(
+            "\n    {label:<8} {}",
+            hint.replace('\n', "\n             ")
+        ));
+    }
+    if let Some(code) = &fail.code {
+        text.push_str(&format!("\n    more:    rl explain {code}"));
     }
     text
 }

@@ -148,6 +148,10 @@ pub struct Available {
     pub gids: Vec<Range>,
     /// Both helpers, or why not.
     pub helpers: Result<Helpers, Fail>,
+    /// All user ids of the namespace that we are in.
+    pub own_uids: Vec<Extent>,
+    /// All its group ids.
+    pub own_gids: Vec<Extent>,
 }
 
 /// Where the two programs are.
@@ -165,12 +169,18 @@ impl Available {
     pub fn probe() -> Self {
         let uid = rustix::process::getuid().as_raw();
         let names = user_names(uid);
-        let uids = ranges(Path::new("/etc/subuid"), &names, uid, "");
-        let gids = ranges(Path::new("/etc/subgid"), &names, uid, "-g");
+        let mut uids = ranges(Path::new("/etc/subuid"), &names, uid, "");
+        let mut gids = ranges(Path::new("/etc/subgid"), &names, uid, "-g");
+        let (own_uids, own_gids) = (own_ids("uid_map"), own_ids("gid_map"));
+        // In another container: a file may promise what that one does not have.
+        uids.retain(|range| is_had(&own_uids, *range));
+        gids.retain(|range| is_had(&own_gids, *range));
         Self {
             uids,
             gids,
             helpers: find_helpers(),
+            own_uids,
+            own_gids,
         }
     }
 }
@@ -195,23 +205,22 @@ pub fn plan(userns: &UserNs, available: &Available) -> Result<(Plan, Option<Noti
     let Some(missing) = missing else {
         return Ok((ranged(userns, available, uid, gid)?, None));
     };
-    if uid == 0 {
-        let all = vec![Extent {
-            inner: 0,
-            host: 0,
-            count: u32::MAX,
-        }];
+    if uid == 0 && count(&available.own_uids) > 1 && count(&available.own_gids) > 1 {
         let notice =
             Fail::unsupported("started by root, who has no ranges in /etc/subuid and /etc/subgid");
         return Ok((
             Plan {
-                uids: all.clone(),
-                gids: all,
+                uids: as_they_are(&available.own_uids),
+                gids: as_they_are(&available.own_gids),
                 how: How::Identity,
             },
             Some(notice),
         ));
     }
+    let missing = match uid {
+        0 => Fail::unsupported("what this runs in has one user or group id itself").code("RL-S01"),
+        _ => missing,
+    };
     let (inner_uid, inner_gid) = match userns {
         UserNs::Auto | UserNs::Host => (0, 0),
         UserNs::KeepId {
@@ -237,6 +246,41 @@ pub fn plan(userns: &UserNs, available: &Available) -> Result<(Plan, Option<Noti
         how: How::Single,
     };
     Ok((plan, Some(missing)))
+}
+
+/// The ids of our own user namespace. All of them where the kernel does not say.
+fn own_ids(file: &str) -> Vec<Extent> {
+    let text = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    let found: Vec<Extent> = text.lines().filter_map(extent).collect();
+    match found.is_empty() {
+        true => vec![Extent {
+            inner: 0,
+            host: 0,
+            count: u32::MAX,
+        }],
+        false => found,
+    }
+}
+
+fn count(extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| u64::from(extent.count)).sum()
+}
+
+/// Whether a namespace with these ids has all of `range`.
+fn is_had(own: &[Extent], range: Range) -> bool {
+    own.iter().any(|extent| {
+        let end = u64::from(extent.inner) + u64::from(extent.count);
+        range.first >= extent.inner && u64::from(range.first) + u64::from(range.count) <= end
+    })
+}
+
+/// The map that gives a namespace below ours every id that ours has, by the same number.
+fn as_they_are(own: &[Extent]) -> Vec<Extent> {
+    let same = |extent: &Extent| Extent {
+        host: extent.inner,
+        ..*extent
+    };
+    own.iter().map(same).collect()
 }
 
 fn no_ranges(available: &Available) -> Fail {
@@ -633,5 +677,19 @@ mod tests {
         assert_eq!(plan.inner_uid(109), Some(10));
         assert_eq!(plan.inner_uid(110), None);
         assert!(plan.has_gid(10) && !plan.has_gid(11));
+    }
+
+    #[test]
+    fn a_namespace_inside_another_has_no_more_ids_than_that() {
+        let own: Vec<Extent> = "0 1001 1\n1 100000 65536\n"
+            .lines()
+            .filter_map(extent)
+            .collect();
+        let maps = as_they_are(&own);
+        assert_eq!(lines(&maps), "0 0 1\n1 1 65536\n");
+        assert_eq!((count(&own), count(&own[..1])), (65_537, 1));
+        let range = |first, count| Range { first, count };
+        assert!(is_had(&own, range(1, 65_536)) && is_had(&own, range(1000, 10)));
+        assert!(!is_had(&own, range(100_000, 65_536)) && !is_had(&own, range(65_000, 1000)));
     }
 }

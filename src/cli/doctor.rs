@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::{inspect, output};
 use crate::doctor::{self, Check, Report, Status};
-use crate::error::Fail;
+use crate::error::{self, Fail};
 use crate::paths::Store;
 
 /// The flags of `rl doctor`.
@@ -17,6 +17,17 @@ pub struct DoctorArgs {
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
+
+    /// Print a file for an administrator instead: apparmor-profile
+    #[arg(long, value_name = "WHAT", conflicts_with = "json")]
+    pub emit: Option<Emit>,
+}
+
+/// What `--emit` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Emit {
+    /// A profile that lets this very file have user namespaces, for /etc/apparmor.d
+    ApparmorProfile,
 }
 
 /// The words of `rl explain`.
@@ -29,6 +40,10 @@ pub struct ExplainArgs {
 
 /// `rl doctor`: 125 when containers cannot run here.
 pub fn doctor(args: &DoctorArgs, store: &Store) -> Result<u8> {
+    if let Some(Emit::ApparmorProfile) = args.emit {
+        output::write_all(&doctor::apparmor_profile())?;
+        return Ok(0);
+    }
     let report = doctor::run(store);
     if args.json {
         output::print(&inspect::pretty(&serde_json::to_value(&report)?)?)?;
@@ -55,6 +70,23 @@ pub fn explain(args: &ExplainArgs) -> Result<u8> {
     };
     output::print(page)?;
     Ok(0)
+}
+
+/// A failure together with what was found to be wrong with this machine. What the machine's trouble is counts for more than
+/// what was guessed from the failure alone.
+#[must_use]
+pub fn report(error: &anyhow::Error, check: &Check) -> String {
+    let mut fail = error::flatten(error);
+    let is_guessed = fail.code.as_deref() != Some(check.code.as_str());
+    if is_guessed || fail.hints.is_empty() {
+        fail.hints = check.you_can.clone();
+        let admin = check.admin_can.iter();
+        fail.hints
+            .extend(admin.map(|line| format!("your administrator: {line}")));
+    }
+    fail.code = Some(check.code.clone());
+    let cause = check.cause.as_deref().unwrap_or_default();
+    error::report_found(&fail, &format!("{}: {}: {cause}", check.title, check.found))
 }
 
 /// Colours, or none.
@@ -110,6 +142,20 @@ fn text(report: &Report, paint: Paint) -> String {
         line(&mut text, &paint.bold(&axis.name));
         for check in &axis.checks {
             one(&mut text, check, width, paint);
+        }
+    }
+    if !report.modes.is_empty() {
+        text.push('\n');
+        line(&mut text, &paint.bold("so a container has"));
+    }
+    for mode in &report.modes {
+        line(
+            &mut text,
+            &format!("        {:<17} {}", mode.what, mode.chosen),
+        );
+        if let Some(second) = &mode.runner_up {
+            let second = format!("not {}: {}", second.name, second.because);
+            line(&mut text, &format!("        {:<17} {second}", ""));
         }
     }
     text.push('\n');
@@ -202,6 +248,14 @@ mod tests {
                 name: "ids".to_owned(),
                 checks: vec![check(Status::Works), check(Status::Less)],
             }],
+            modes: vec![doctor::Mode {
+                what: "ids".to_owned(),
+                chosen: "one id".to_owned(),
+                runner_up: Some(doctor::RunnerUp {
+                    name: "ranges".to_owned(),
+                    because: "nobody has set ids aside".to_owned(),
+                }),
+            }],
         };
         expect_test::expect![[r#"
             ids
@@ -211,6 +265,10 @@ mod tests {
                     rl does:        runs with one id
                     your admin can: usermod --add-subuids …
                                     usermod --add-subgids …
+
+            so a container has
+                    ids               one id
+                                      not ranges: nobody has set ids aside
 
             containers run here; 1 thing above could be better
         "#]]

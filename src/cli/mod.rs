@@ -202,7 +202,7 @@ pub enum Command {
     /// Work with all that rl has
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemCommand),
-    /// Print files for other programs
+    /// Make files for other programs
     #[command(subcommand, arg_required_else_help = true)]
     Generate(GenerateCommand),
 }
@@ -232,6 +232,8 @@ pub enum SystemCommand {
 /// The verbs of `rl generate`.
 #[derive(Debug, clap::Subcommand)]
 pub enum GenerateCommand {
+    /// Write a manual page for every command into a directory
+    Man(system::ManArgs),
     /// Print a systemd unit that starts a container at every boot
     Systemd(autostart::SystemdArgs),
 }
@@ -382,9 +384,22 @@ pub fn main(words: &[OsString]) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if output::is_closed(&error) => ExitCode::from(CLOSED_PIPE),
         Err(error) => {
-            progress::say(&error::report(&error));
+            progress::say(&explained(&error, words));
             ExitCode::from(error::kind(&error).exit_code())
         }
+    }
+}
+
+/// What went wrong, with what this machine has to do with it. A failed `doctor` has said that itself.
+fn explained(error: &anyhow::Error, words: &[OsString]) -> String {
+    let store = match parse(words) {
+        Ok(Parsed::Cli(cli)) => Store::locate(cli.root).ok(),
+        Ok(Parsed::Text(_)) | Err(_) => None,
+    };
+    let found = store.and_then(|store| crate::doctor::look_again(&error::flatten(error), &store));
+    match found {
+        Some(check) => doctor::report(error, &check),
+        None => error::report(error),
     }
 }
 
@@ -401,7 +416,19 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     use NetworkCommand as W;
     use VolumeCommand as V;
     use inspect::Kind;
-    let store = || Store::locate(cli.root.clone());
+    let store = || {
+        let store = Store::locate(cli.root.clone())?;
+        // Once, when it is about to be made.
+        if let Some(why) = store.instead().filter(|_| !store.root().exists()) {
+            let code = why.code.as_deref().unwrap_or_default();
+            let root = store.root().display();
+            progress::say(&format!(
+                "rl: {}: keeping images and containers in `{root}` (rl explain {code})",
+                why.message
+            ));
+        }
+        anyhow::Ok(store)
+    };
     match &cli.command {
         C::Run(args) => run::run(args, &store()?),
         C::System(SystemCommand::Df(args)) => space::df(args, &store()?),
@@ -413,6 +440,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::System(SystemCommand::Autostart(args)) => autostart::autostart(args, &store()?),
         C::System(SystemCommand::Check(args)) => check::check(args, &store()?),
         C::Healthcheck(HealthCommand::Run(args)) => container::check_health(args, &store()?),
+        C::Generate(GenerateCommand::Man(args)) => system::man(args),
         C::Generate(GenerateCommand::Systemd(args)) => autostart::systemd(args, &store()?),
         C::Create(args) => lifecycle::create(args, &store()?),
         C::Start(args) => lifecycle::start(args, &store()?),

@@ -3,6 +3,7 @@
 //! What the machine can do is found out elsewhere; this prints it.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -285,6 +286,23 @@ fn shown(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The words of `rl generate man`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ManArgs {
+    /// The directory; it is made where it is missing
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// `rl generate man DIR`: one page for each command, `rl-run.1` and its kin.
+pub fn man(args: &ManArgs) -> Result<u8> {
+    let doing = || format!("writing manual pages into `{}`", args.dir.display());
+    std::fs::create_dir_all(&args.dir).with_context(doing)?;
+    let command = <super::Cli as clap::CommandFactory>::command();
+    clap_mangen::generate_to(command, &args.dir).with_context(doing)?;
+    Ok(0)
 }
 
 /// `rl completion`: a script for the shell.

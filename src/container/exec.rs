@@ -66,7 +66,7 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
         .clone()
         .filter(|_| state.status == Status::Running)
         .ok_or_else(|| not_running(&name))?;
-    let pidfd = process.open().ok_or_else(|| not_running(&name))?;
+    let pidfd = process.open()?.ok_or_else(|| not_running(&name))?;
     let look = || anyhow::Ok((Plan::of(process.pid)?, parent::Inside::of(process.pid)?));
     let looked = look();
     // Alive after the looking: then its number was its own all the time. One that is about to end has no namespaces any more.

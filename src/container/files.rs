@@ -191,6 +191,17 @@ fn copy_once(
     if is_copy(dir) {
         return Ok(into);
     }
+    // An overlay does not inherit it; a copy is where it is.
+    let flags = rustix::fs::statvfs(dir).map(|fs| fs.f_flag);
+    if flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC)) {
+        return Err(Fail::unsupported(format!(
+            "no program of a copy of the image could be run: `{}` is on a file system mounted noexec",
+            dir.display()
+        ))
+        .hint("keep images and containers elsewhere: --root DIR or RL_ROOT")
+        .code("RL-F02")
+        .into());
+    }
     let note = dir.join(COPY);
     let has_changes = std::fs::read_dir(&into).map_or(true, |mut entries| entries.next().is_some());
     if has_changes && !note.exists() {

@@ -336,7 +336,7 @@ fn kill_all(leader: &Child) {
                 continue;
             }
             if let Ok(process) = Process::of(pid)
-                && let Some(fd) = process.open()
+                && let Ok(Some(fd)) = process.open()
             {
                 let _ = sys::process::signal_pidfd(&fd, libc::SIGSTOP); // one that is gone is what is wanted
                 found.push(process);
@@ -347,7 +347,7 @@ fn kill_all(leader: &Child) {
             break;
         }
     }
-    for fd in found.iter().filter_map(Process::open) {
+    for fd in found.iter().filter_map(|process| process.open().ok()?) {
         let _ = sys::process::signal_pidfd(&fd, libc::SIGKILL); // as above
     }
 }

@@ -114,7 +114,7 @@ fn of_container(store: &Store, id: &str) -> Result<(Option<Target>, String)> {
         .process
         .filter(|_| state.status == Status::Running)
         .ok_or_else(not_running)?;
-    let pidfd = process.open().ok_or_else(not_running)?;
+    let pidfd = process.open()?.ok_or_else(not_running)?;
     let what = format!("the network of container `{name}`");
     let path = PathBuf::from(format!("/proc/{}/ns/net", process.pid));
     let target = Target::open(&path, &what);

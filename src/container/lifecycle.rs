@@ -95,7 +95,7 @@ pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> 
     let owner = state.owner;
     // First, so that what is looked at afterwards is its last process.
     ask(record, Kind::StayEnded)?;
-    let Some((last, process)) = found(record)?.and_then(running) else {
+    let Some((last, process)) = running(found(record)?)? else {
         return settle(owner.as_ref());
     };
     let signal = signal
@@ -117,18 +117,23 @@ pub fn stop(record: &Record, signal: Option<i32>, timeout: Option<Duration>) -> 
 }
 
 /// The program's process, when the container runs.
-fn running(state: State) -> Option<(State, OwnedFd)> {
-    if state.status != Status::Running {
-        return None;
-    }
-    let process = state.process.as_ref()?.open()?;
-    Some((state, process))
+fn running(state: Option<State>) -> Result<Option<(State, OwnedFd)>> {
+    let Some(state) = state.filter(|state| state.status == Status::Running) else {
+        return Ok(None);
+    };
+    let process = match &state.process {
+        Some(process) => process.open()?,
+        None => None,
+    };
+    Ok(process.map(|process| (state, process)))
 }
 
 /// Waits until whoever held the container has written down its end and let go. Not for the lock: the next one
 /// who starts the container may have it by then.
 fn settle(owner: Option<&Process>) -> Result<()> {
-    if let Some(owner) = owner.and_then(Process::open) {
+    if let Some(owner) = owner
+        && let Some(owner) = owner.open()?
+    {
         ended_within(&owner, None)?;
     }
     Ok(())
@@ -221,7 +226,7 @@ fn found(record: &Record) -> Result<Option<State>> {
 /// `Conflict` when it does not run.
 pub fn kill(record: &Record, signal: i32) -> Result<()> {
     let spec = record.spec()?;
-    let Some((state, mut process)) = running(record.state()?) else {
+    let Some((state, mut process)) = running(Some(record.state()?))? else {
         return Err(
             Fail::conflict(format!("container `{}` is not running", spec.name))
                 .hint(format!("rl start {}", spec.name))
@@ -232,7 +237,7 @@ pub fn kill(record: &Record, signal: i32) -> Result<()> {
     if signal == libc::SIGKILL || signal == stop {
         ask(record, Kind::StayEnded)?;
         // It may have been restarted since: now it cannot be any more.
-        match found(record)?.and_then(running) {
+        match running(found(record)?)? {
             Some((_, last)) => process = last,
             None => return settle(state.owner.as_ref()),
         }
@@ -300,7 +305,7 @@ pub fn wait(record: &Record) -> Result<u8> {
             return Ok(code);
         }
         // One whose owner was killed is through with its last process.
-        if let Some((_, process)) = found(record)?.and_then(running) {
+        if let Some((_, process)) = running(found(record)?)? {
             ended_within(&process, None)?;
         }
     }
@@ -358,7 +363,7 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
         } else {
             // The monitor may know of a process that a damaged record does not name, and the other way round.
             ask(record, Kind::Die)?;
-            if let Some((state, process)) = state.ok().and_then(running) {
+            if let Some((state, process)) = running(state.ok())? {
                 group::kill(&record.id, &state, &process)?;
                 ended_within(&process, None)?;
             }

@@ -171,6 +171,17 @@ pub struct Machine {
     pub ports: Vec<Publish>,
     /// Network helpers that did not come up.
     given_up: Vec<&'static str>,
+    /// What the container has to share with the one that this runs in.
+    outer: Outer,
+}
+
+/// File systems of the kernel's of which it gives out no new one, as inside another container.
+#[derive(Debug, Default, Clone, Copy)]
+struct Outer {
+    /// `/proc`, and with it the processes.
+    proc: bool,
+    /// `/sys`.
+    sys: bool,
 }
 
 impl Machine {
@@ -208,6 +219,7 @@ impl Machine {
             target: None,
             ports,
             given_up: Vec::new(),
+            outer: Outer::default(),
         })
     }
 
@@ -348,6 +360,9 @@ fn order(
     if machine.network == net::Chosen::Host || machine.target.as_ref().is_some_and(is_foreign) {
         spec.network = crate::spec::Network::Host;
     }
+    if machine.outer.proc {
+        spec.namespaces.pid = Namespace::Host;
+    }
     settle(&mut spec, plan);
     let egress = match machine.network.is_private() {
         true => egress::rules(&mut spec)?,
@@ -381,6 +396,7 @@ fn order(
         ahead: net::ahead::Link::plan(&machine.network, &machine.ports),
         wait_for_network: machine.network.is_awaited(),
         own_group: group.is_some(),
+        outer_sys: machine.outer.sys,
         spec,
     })
 }

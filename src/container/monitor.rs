@@ -76,6 +76,7 @@ pub fn spawn(
         .root()
         .to_str()
         .context("the store's path is not UTF-8")?;
+    super::state::check_reach()?;
     let argv = [
         text(&format!("rl:[monitor] {name}"))?,
         text(MONITOR)?,

@@ -147,7 +147,7 @@ pub fn list(seen: &Seen) -> Result<Vec<Process>> {
         .filter(|_| seen.is_running())
         .ok_or_else(stopped)?;
     // Kept open: with it the number stays this process's as long as it lives.
-    let open = process.open().ok_or_else(stopped)?;
+    let open = process.open()?.ok_or_else(stopped)?;
     let first = process.pid;
     let namespace = namespace_of(first);
     let is_own = namespace.is_some() && namespace != namespace_of_self();

@@ -11,7 +11,7 @@ use super::{Machine, degraded, egress, order};
 use crate::cgroup::Group;
 use crate::error;
 use crate::net::{self, Chosen};
-use crate::spec::Network;
+use crate::spec::{Namespace, Network};
 use crate::stage::Order;
 use crate::stage::parent::{self, Launch, Running};
 
@@ -50,7 +50,7 @@ pub fn start(
     }
 }
 
-/// Gives the helper up that has failed, and chooses anew.
+/// Takes the next best of what has failed: what the outer container has, where the kernel gives nothing new; another network.
 fn step_down(
     record: &Record,
     machine: &mut Machine,
@@ -58,6 +58,43 @@ fn step_down(
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let spec = record.spec()?;
+    if let Some(fail) = error::find(&error) {
+        let instead = match fail.code.as_deref() {
+            // `rl`'s own pid 1 would not be pid 1.
+            Some("RL-K01")
+                if !machine.outer.proc
+                    && spec.namespaces.pid == Namespace::Private
+                    && !spec.init =>
+            {
+                machine.outer.proc = true;
+                Some("sharing the processes of what this runs in")
+            }
+            Some("RL-U03")
+                if spec.network == Network::Auto
+                    && machine.ports.is_empty()
+                    && machine.network.is_private()
+                    && net::none_left() =>
+            {
+                egress::check(&spec, &Chosen::Host, Some(fail))?;
+                machine.network = Chosen::Host;
+                let fail = error::Fail::unsupported(
+                    "the kernel allows no more network namespaces (user.max_net_namespaces)",
+                )
+                .code("RL-U03");
+                say(&degraded(&fail, "using the host's network"));
+                return Ok(());
+            }
+            Some("RL-K02") if !machine.outer.sys => {
+                machine.outer.sys = true;
+                Some("showing the one that is here")
+            }
+            _ => None,
+        };
+        if let Some(instead) = instead {
+            say(&degraded(fail, instead));
+            return Ok(());
+        }
+    }
     let failed = match &machine.network {
         Chosen::Pasta { .. } => "pasta",
         Chosen::Slirp { .. } => "slirp4netns",

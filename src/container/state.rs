@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
@@ -108,12 +109,21 @@ impl Process {
     }
 
     /// Opens it, if it is still the same and has not ended.
-    #[must_use]
-    pub fn open(&self) -> Option<std::os::fd::OwnedFd> {
-        let pid = rustix::process::Pid::from_raw(self.pid)?;
-        let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
-        // Opened first, compared afterwards: what the descriptor means cannot change any more.
-        self.is_alive().then_some(fd)
+    ///
+    /// # Errors
+    /// Where processes cannot be opened at all: a number alone may be somebody else's by now.
+    pub fn open(&self) -> Result<Option<std::os::fd::OwnedFd>, Fail> {
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else {
+            return Ok(None);
+        };
+        match sys::process::open(pid) {
+            // Opened first, compared afterwards: what the descriptor means cannot change any more.
+            Ok(fd) => Ok(self.is_alive().then_some(fd)),
+            Err(error) if matches!(error.errno, Errno::NOSYS | Errno::PERM) => {
+                Err(no_pidfds(&error))
+            }
+            Err(_) => Ok(None),
+        }
     }
 
     /// Whether it is still the same and has not ended.
@@ -129,6 +139,26 @@ impl Process {
             .and_then(|(_, rest)| rest.trim_start().chars().next());
         start_time(&stat) == Some(self.start) && !matches!(state, None | Some('Z' | 'X'))
     }
+}
+
+/// What is said where processes cannot be opened.
+fn no_pidfds(error: &sys::Error) -> Fail {
+    Fail::unsupported(format!(
+        "a container that runs by itself cannot be reached here: {error}"
+    ))
+    .hint("run it in the foreground: rl run --rm")
+    .hint("Linux 5.3 or later has the call; an outer container's system call filter may hide it")
+    .code("RL-K06")
+}
+
+/// Says beforehand that what is started by itself could not be reached afterwards.
+///
+/// # Errors
+/// That.
+pub fn check_reach() -> Result<(), Fail> {
+    sys::process::open(rustix::process::getpid())
+        .map(drop)
+        .map_err(|error| no_pidfds(&error))
 }
 
 /// Field 22; the name in field 2 may contain anything, a parenthesis too.
@@ -244,7 +274,7 @@ mod tests {
     #[test]
     fn a_process_is_known_by_more_than_its_number() {
         let me = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        assert!(me.is_alive() && me.open().is_some());
+        assert!(me.is_alive() && me.open().unwrap().is_some());
         let older = Process {
             start: me.start - 1,
             ..me.clone()
@@ -254,7 +284,7 @@ mod tests {
             ..me
         };
         for other in [older, rebooted] {
-            assert!(!other.is_alive() && other.open().is_none());
+            assert!(!other.is_alive() && other.open().unwrap().is_none());
         }
     }
 

@@ -188,7 +188,10 @@ fn say_size(peer: &mut Peer) {
 }
 
 fn pass(record: &Record, signal: i32) {
-    let process = record.state().ok().and_then(|state| state.process?.open());
+    let process = record
+        .state()
+        .ok()
+        .and_then(|state| state.process?.open().ok()?);
     if let Some(process) = process {
         let _ = sys::process::signal_pidfd(&process, signal); // one that has just ended needs none
     }

@@ -214,12 +214,20 @@ pub fn mounted(host: &Host) -> Vec<Check> {
         mount.options.join(","),
         "executes the images' programs from there",
     );
+    let (status, does) = if bad.contains(&"ro") {
+        (Status::Missing, "cannot keep an image")
+    } else {
+        (
+            Status::Less,
+            "runs programs through an overlay, which does not inherit it; copies of images it refuses to make there",
+        )
+    };
     checks.push(if bad.contains(&"noexec") || bad.contains(&"ro") {
         check
             .because(
-                Status::Missing,
+                status,
                 format!("{} is mounted {}", mount.target.display(), bad.join(",")),
-                "cannot execute a program of an image, or keep one",
+                does,
             )
             .you("put the store elsewhere: --root DIR or RL_ROOT")
             .admin(format!(

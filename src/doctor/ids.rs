@@ -52,6 +52,11 @@ fn start_map(helpers: &Helpers, uids: Range, gids: Range) -> std::io::Result<Map
     // One byte at a time would do; what comes later is read when the child has ended.
     std::io::BufReader::with_capacity(6, &mut stdout).read_line(&mut ready)?;
     child.stdout = Some(stdout);
+    // Without a user namespace the question does not arise, and that is said elsewhere.
+    if ready.trim() != "ready" {
+        child.wait()?;
+        return Err(gone());
+    }
     let run = |program: &std::path::Path, own: u32, range: Range| {
         let words = [child.id(), 0, own, 1, 1, range.first, range.count];
         Command::new(program)
@@ -109,6 +114,8 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
         uids,
         gids,
         helpers,
+        own_uids: _,
+        own_gids: _,
     } = &ids.available;
     let mut checks = Vec::new();
     if uids.is_empty() || gids.is_empty() {

@@ -114,6 +114,18 @@ pub fn namespaces(host: &Host, tried: Outcome, proc: &Outcome) -> Vec<Check> {
 
 /// Which of the known causes a refusal has.
 fn refused(host: &Host, errno: i32, call: &str) -> Check {
+    refused_with(host, errno, call, &|path| {
+        std::fs::read_to_string(path).ok()
+    })
+}
+
+/// As [`refused`], with settings of the kernel read by `setting`.
+pub fn refused_with(
+    host: &Host,
+    errno: i32,
+    call: &str,
+    setting: &dyn Fn(&str) -> Option<String>,
+) -> Check {
     let no = |code: &str, cause: &str| {
         Check::works("namespaces", code, "user namespace", call, "").because(
             Status::Missing,
@@ -121,12 +133,14 @@ fn refused(host: &Host, errno: i32, call: &str) -> Check {
             "cannot run a container: nothing replaces a user namespace",
         )
     };
-    let is = |path: &str, value: &str| text(path).trim() == value;
+    let is = |path: &str, value: &str| setting(path).is_some_and(|text| text.trim() == value);
     match errno {
         libc::ENOSPC | libc::EUSERS => {
             return no("RL-U03", "the limit on user namespaces is zero or used up, or they are nested 32 deep (the disk is not full)")
                 .admin("echo user.max_user_namespaces=28633 > /etc/sysctl.d/99-rootless.conf && sysctl --system");
         }
+        // A kernel has the call; what hides it is a filter.
+        libc::ENOSYS if host.status_field("Seccomp") == Some("2") => {}
         libc::EINVAL | libc::ENOSYS => {
             return no(
                 "RL-U01",
@@ -160,13 +174,34 @@ fn refused(host: &Host, errno: i32, call: &str) -> Check {
         .admin("look for `denied` in the kernel's log: dmesg, ausearch -m avc")
 }
 
-/// The remedy on Ubuntu 24.04: a profile that lets this very file have user namespaces.
+/// An AppArmor profile that lets this very file have user namespaces and nothing else that others have not. The text is for
+/// `/etc/apparmor.d`. Source: apparmor.d(5), "flags=(unconfined)".
+#[must_use]
+pub fn apparmor_profile() -> String {
+    profile_of(&std::fs::read_link("/proc/self/exe").unwrap_or_default())
+}
+
+fn profile_of(program: &std::path::Path) -> String {
+    // What is special in a pattern, or ends the text, is quoted (apparmor.d(5), "Globbing").
+    let mut path = String::new();
+    for letter in program.to_string_lossy().chars() {
+        if "\\\"*?[]{}^".contains(letter) {
+            path.push('\\');
+        }
+        path.push(letter);
+    }
+    format!(
+        "abi <abi/4.0>,\ninclude <tunables/global>\n\nprofile rl \"{path}\" flags=(unconfined) {{\n  userns,\n\n  include if exists <local/rl>\n}}\n"
+    )
+}
+
+/// The remedy on Ubuntu 24.04.
 fn apparmor(check: Check) -> Check {
     let program = std::fs::read_link("/proc/self/exe").unwrap_or_default();
     let path = program.display();
     check
         .admin(format!(
-            "printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile rl \"{path}\" flags=(unconfined) {{\\n  userns,\\n}}\\n' > /etc/apparmor.d/rl && apparmor_parser -r /etc/apparmor.d/rl"
+            "'{path}' doctor --emit apparmor-profile > /etc/apparmor.d/rl && apparmor_parser -r /etc/apparmor.d/rl"
         ))
         .admin("or, for all programs: echo kernel.apparmor_restrict_unprivileged_userns=0 > /etc/sysctl.d/99-rootless.conf && sysctl --system")
 }
@@ -290,4 +325,24 @@ fn fresh_proc(host: &Host, outcome: &Outcome) -> Check {
     )
     .you("start the outer container with --security-opt systempaths=unconfined")
     .you("--pid host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_for_one_file() {
+        expect_test::expect![[r#"
+            abi <abi/4.0>,
+            include <tunables/global>
+
+            profile rl "/home/al ice/\{x\}/rl" flags=(unconfined) {
+              userns,
+
+              include if exists <local/rl>
+            }
+        "#]]
+        .assert_eq(&profile_of(std::path::Path::new("/home/al ice/{x}/rl")));
+    }
 }

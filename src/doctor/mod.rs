@@ -3,10 +3,12 @@
 //! Returns data; printing is the command line's. What can be tried is tried, in child processes
 //! ([`mod@probe`]), for a setting says less than an attempt. Never asks the network.
 
+mod again;
 mod cgroups;
 mod files;
 mod ids;
 mod kernel;
+mod modes;
 mod network;
 mod pages;
 mod parse;
@@ -18,6 +20,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use again::look_again;
+pub use kernel::apparmor_profile;
+pub use modes::Mode;
+#[cfg(test)]
+pub use modes::RunnerUp;
 pub use pages::{explain, near_codes};
 pub use probe::{PROBE, probe};
 
@@ -29,6 +36,8 @@ use parse::{Family, MountLine};
 pub struct Report {
     /// In the order in which they matter.
     pub axes: Vec<Axis>,
+    /// What follows from it: how a container is run here. Empty where none can be.
+    pub modes: Vec<Mode>,
 }
 
 impl Report {
@@ -230,12 +239,38 @@ pub fn run(store: &Store) -> Report {
         ("network", network::checks(&host, tools)),
         ("session", session::checks(&host)),
     ];
-    let axes = axes.into_iter().map(|(name, checks)| Axis {
-        name: name.to_owned(),
-        checks,
-    });
+    let axes: Vec<Axis> = axes
+        .into_iter()
+        .map(|(name, checks)| Axis {
+            name: name.to_owned(),
+            checks,
+        })
+        .collect();
     Report {
-        axes: axes.collect(),
+        modes: modes::modes(&axes),
+        axes,
+    }
+}
+
+/// One axis alone, by its name; an unknown one has no checks.
+fn axis(name: &str, store: &Store) -> Vec<Check> {
+    let host = Host::read(store);
+    match name {
+        "kernel" => kernel::kernel(&host),
+        "namespaces" => {
+            let (tried, proc) = (probe::start(&["namespaces"]), probe::start(&["proc"]));
+            kernel::namespaces(&host, tried.finish(), &proc.finish())
+        }
+        "ids" => ids::checks(&host, ids::start()),
+        "root file system" => {
+            let scratch = files::Scratch::make(&host.store);
+            let overlay = scratch.as_ref().ok().map(files::Scratch::start_overlay);
+            files::checks(&host, &scratch, overlay)
+        }
+        "cgroup" => cgroups::checks(&host),
+        "network" => network::checks(&host, network::start_tools()),
+        "session" => session::checks(&host),
+        _ => Vec::new(),
     }
 }
 
@@ -324,6 +359,235 @@ mod tests {
         }
     }
 
+    /// Every failure that is known, fed to what judges it: the code, a part of the cause and a part of a remedy.
+    #[test]
+    fn every_known_failure_has_its_code_cause_and_remedy() {
+        use probe::Outcome;
+        let host = |status: &str, mount: &str, inside| Host {
+            status: status.to_owned(),
+            mounts: parse::mountinfo(&format!(
+                "1 0 0:1 / / rw - {mount}\n2 1 0:2 / /proc rw - proc proc rw\n{}",
+                "3 2 0:3 / /proc/sys ro - proc proc rw\n"
+            )),
+            inside,
+            ..host(Family::Debian)
+        };
+        let plain = host("Seccomp:\t0\n", "ext4 /dev/vda rw", None);
+        let filtered = host("Seccomp:\t2\n", "ext4 /dev/vda rw", None);
+        let docker = host("Seccomp:\t2\n", "overlay overlay rw", Some("docker"));
+        let nfs = host("Seccomp:\t0\n", "nfs4 server:/home rw", None);
+        let noexec = host("Seccomp:\t0\n", "ext4 /dev/vda rw,noexec", None);
+        let read_only = host("Seccomp:\t0\n", "ext4 /dev/vda ro", None);
+        let fails = |errno: i32, call: &str| Outcome::Fails {
+            errno,
+            call: call.to_owned(),
+        };
+        let works = || Outcome::Works(String::new());
+        let user = |host: &Host, errno| {
+            kernel::namespaces(host, fails(errno, "unshare(CLONE_NEWUSER)"), &works())
+        };
+        let knobs = |knob: &str| {
+            kernel::refused_with(&plain, 1, "unshare(CLONE_NEWUSER)", &|path| {
+                path.ends_with(knob)
+                    .then(|| if knob.ends_with("clone") { "0" } else { "1" }.to_owned())
+            })
+        };
+        let helpers = |said: &str| ids::tried(&plain, Err(said.to_owned()));
+        let cases: Vec<(Vec<Check>, &str, &str, &str)> = vec![
+            (
+                user(&plain, libc::EINVAL),
+                "RL-U01",
+                "without user namespaces",
+                "CONFIG_USER_NS",
+            ),
+            (
+                user(&plain, libc::ENOSYS),
+                "RL-U01",
+                "without user namespaces",
+                "CONFIG_USER_NS",
+            ),
+            (
+                vec![knobs("unprivileged_userns_clone")],
+                "RL-U02",
+                "unprivileged_userns_clone is 0",
+                "kernel.unprivileged_userns_clone=1",
+            ),
+            (
+                user(&plain, libc::ENOSPC),
+                "RL-U03",
+                "the disk is not full",
+                "user.max_user_namespaces=28633",
+            ),
+            (
+                user(&plain, libc::EUSERS),
+                "RL-U03",
+                "nested 32 deep",
+                "user.max_user_namespaces=28633",
+            ),
+            (
+                kernel::namespaces(&plain, Outcome::Works("net".to_owned()), &works()),
+                "RL-U03",
+                "the limit on namespaces",
+                "user.max_net_namespaces",
+            ),
+            (
+                vec![knobs("apparmor_restrict_unprivileged_userns")],
+                "RL-U04",
+                "AppArmor",
+                "doctor --emit apparmor-profile",
+            ),
+            (
+                user(&docker, libc::EPERM),
+                "RL-U05",
+                "docker confines",
+                "seccomp=unconfined",
+            ),
+            (
+                user(&filtered, libc::EPERM),
+                "RL-U05",
+                "a system call filter",
+                "seccomp=unconfined",
+            ),
+            (
+                user(&filtered, libc::ENOSYS),
+                "RL-U05",
+                "a system call filter",
+                "seccomp=unconfined",
+            ),
+            (
+                user(&plain, libc::EACCES),
+                "RL-U05",
+                "a security module",
+                "dmesg",
+            ),
+            (
+                kernel::namespaces(
+                    &docker,
+                    works(),
+                    &fails(libc::EPERM, "fsmount(\"proc\"): EPERM"),
+                ),
+                "RL-K01",
+                "/proc/sys",
+                "systempaths=unconfined",
+            ),
+            (
+                kernel::version("5.4.0", &plain),
+                "RL-K06",
+                "openat2",
+                "6.6 or later",
+            ),
+            (
+                ids::no_ranges(&plain, true),
+                "RL-S01",
+                "nobody has set ids aside",
+                "usermod --add-subuids",
+            ),
+            (
+                helpers("newuidmap: write to uid_map failed: Operation not permitted"),
+                "RL-S03",
+                "the helpers refuse",
+                "apt-get install uidmap",
+            ),
+            (
+                helpers("newuidmap: uid range [1-65537) -> [5-65541) not allowed"),
+                "RL-S03",
+                "is not yours",
+                "/etc/subuid",
+            ),
+            (
+                files::overlay(
+                    &nfs,
+                    &fails(libc::EINVAL, "fsconfig(\"overlay\", CREATE): EINVAL"),
+                ),
+                "RL-F03",
+                "nfs4 cannot hold",
+                "--root DIR",
+            ),
+            (
+                files::overlay(
+                    &docker,
+                    &fails(libc::EINVAL, "fsconfig(\"overlay\", CREATE): EINVAL"),
+                ),
+                "RL-F03",
+                "on an overlay already",
+                "--root DIR",
+            ),
+            (
+                files::overlay(
+                    &plain,
+                    &fails(libc::EPERM, "fsconfig(\"overlay\", CREATE): EPERM"),
+                ),
+                "RL-F03",
+                "before Linux 5.11",
+                "modprobe overlay",
+            ),
+            (
+                files::mounted(&nfs),
+                "RL-F01",
+                "nfs4 keeps no foreign owners",
+                "--root DIR",
+            ),
+            (
+                files::mounted(&noexec),
+                "RL-F02",
+                "mounted noexec",
+                "remount,exec",
+            ),
+            (
+                files::mounted(&read_only),
+                "RL-F02",
+                "mounted ro",
+                "remount,exec,rw",
+            ),
+            (
+                files::space(1 << 20, Some(1_000_000)),
+                "RL-F05",
+                "the disk is nearly full",
+                "rl rmi",
+            ),
+            (
+                files::space(1 << 40, Some(10)),
+                "RL-F05",
+                "few files left",
+                "rl rmi",
+            ),
+        ];
+        for (checks, code, cause, remedy) in cases {
+            let check = checks
+                .iter()
+                .find(|check| check.code == code && check.status != Status::Works)
+                .unwrap_or_else(|| panic!("no {code} in {checks:?}"));
+            sound(check);
+            let said = check.cause.clone().unwrap_or_default();
+            assert!(said.contains(cause), "{code}: {said}");
+            let remedies = [&check.you_can[..], &check.admin_can[..]]
+                .concat()
+                .join("\n");
+            assert!(remedies.contains(remedy), "{code}: {remedies}");
+        }
+    }
+
+    /// What the specification of the messages lists and `rl` can meet; the pages of GPUs and MPI come with them.
+    #[test]
+    fn every_code_has_a_page() {
+        let ranges = [
+            ("U", 1..=5),
+            ("S", 1..=10),
+            ("F", 1..=7),
+            ("R", 1..=3),
+            ("C", 1..=5),
+            ("N", 1..=9),
+            ("K", 1..=7),
+            ("I", 1..=5),
+        ];
+        for (letter, numbers) in ranges {
+            for number in numbers {
+                let code = format!("RL-{letter}{number:02}");
+                assert!(explain(&code).is_some(), "no page for {code}");
+            }
+        }
+    }
+
     #[test]
     fn a_report_is_plain_json() {
         let check = Check::works("ids", "RL-S01", "ranges", "65536", "uses them")
@@ -334,9 +598,10 @@ mod tests {
                 name: "ids".to_owned(),
                 checks: vec![check],
             }],
+            modes: Vec::new(),
         };
         assert_eq!(report.status(), Status::Less);
-        expect_test::expect![[r#"{"axes":[{"name":"ids","checks":[{"axis":"ids","code":"RL-S01","title":"ranges","status":"less","found":"65536","cause":"none","you_can":[],"admin_can":["usermod"],"rl_does":"one id"}]}]}"#]]
+        expect_test::expect![[r#"{"axes":[{"name":"ids","checks":[{"axis":"ids","code":"RL-S01","title":"ranges","status":"less","found":"65536","cause":"none","you_can":[],"admin_can":["usermod"],"rl_does":"one id"}]}],"modes":[]}"#]]
             .assert_eq(&serde_json::to_string(&report).unwrap());
     }
 }

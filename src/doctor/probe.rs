@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -15,8 +16,14 @@ use crate::sys::mount::Parameter;
 /// The first word that makes `rl` such a child; the rest goes to [`probe`].
 pub const PROBE: &str = "__probe";
 
-/// No probe may hang: a file system's server can be away.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// No probe may hang: a file system's server can be away. In milliseconds.
+static PATIENCE: AtomicU64 = AtomicU64::new(3000);
+
+/// From now on no probe is waited for longer than this.
+pub fn lose_patience_after(patience: Duration) {
+    let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    PATIENCE.store(millis, Ordering::Relaxed);
+}
 
 /// What a child found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,15 +80,16 @@ impl Running {
     pub fn output(self) -> Result<(String, String), String> {
         let mut child = self.child?;
         let start = Instant::now();
+        let patience = Duration::from_millis(PATIENCE.load(Ordering::Relaxed));
         // What a probe writes fits into a pipe, so it can end before anybody reads.
         while child
             .try_wait()
             .map_err(|error| error.to_string())?
             .is_none()
         {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > patience {
                 let _ = child.kill(); // it may have ended just now
-                return Err(format!("no answer in {} s", PATIENCE.as_secs()));
+                return Err(format!("no answer in {} ms", patience.as_millis()));
             }
             std::thread::sleep(Duration::from_micros(300));
         }
@@ -171,10 +179,12 @@ fn overlay(dir: &Path) -> Result<String> {
         ]
     };
     // KERNEL(6.5): `lowerdir+` is unknown before.
-    let mount = sys::mount::new("overlay", &options("lowerdir+"), MountAttrFlags::empty())
-        .or_else(|_| sys::mount::new("overlay", &options("lowerdir"), MountAttrFlags::empty()))?;
     let merged = dir.join("merged");
-    mount.attach_trusted(&merged)?;
+    let lay = |key| {
+        sys::mount::new("overlay", &options(key), MountAttrFlags::empty())
+            .and_then(|mount| mount.attach_trusted(&merged))
+    };
+    lay("lowerdir+").or_else(|_| lay("lowerdir"))?;
     let file = merged.join("file");
     let inner = merged.join("dir");
     std::fs::OpenOptions::new()

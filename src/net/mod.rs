@@ -145,6 +145,13 @@ impl Chosen {
     }
 }
 
+/// Whether no user of this user namespace may make a network namespace. Source: namespaces(7), "The /proc/sys/user directory".
+#[must_use]
+pub fn none_left() -> bool {
+    std::fs::read_to_string("/proc/sys/user/max_net_namespaces")
+        .is_ok_and(|most| most.trim() == "0")
+}
+
 /// The code of a helper that does not come up.
 pub const HELPER_FAILED: &str = "RL-N02";
 

@@ -197,7 +197,9 @@ fn run(host: &mut Host) -> Result<Exit> {
         sys::process::become_ids(uid, gid)?;
     }
     rustix::process::umask(Mode::empty());
-    name_host(&order)?;
+    if let Some(notice) = name_host(&order)? {
+        host.say(&ToHost::Notice(notice), None)?;
+    }
     if order.raise_loopback {
         sys::net::raise_loopback()?;
     }
@@ -286,19 +288,27 @@ fn ask_for(host: &mut Host, need: &root::Need<'_>, which: Option<usize>) -> Resu
         .ok_or_else(|| Fail::system("no root").into())
 }
 
-fn name_host(order: &Order) -> Result<()> {
+/// What could not be done is a line for the user.
+fn name_host(order: &Order) -> Result<Option<String>> {
     let spec = &order.spec;
     if spec.namespaces.uts != Namespace::Private {
-        return Ok(());
+        return Ok(None);
     }
     if let Some(name) = &spec.hostname {
-        nix::unistd::sethostname(name)
-            .with_context(|| format!("setting the host name `{name}`"))?;
+        match nix::unistd::sethostname(name) {
+            // The namespace is ours: only a filter of what this runs in refuses. Files inside have the name.
+            Err(nix::errno::Errno::EPERM) => {
+                return Ok(Some(format!(
+                    "the host name cannot be set, for an outer container forbids it: sethostname({name:?}): EPERM: keeping that of this machine (rl explain RL-U05)"
+                )));
+            }
+            done => done.with_context(|| format!("setting the host name `{name}`"))?,
+        }
     }
     if let Some(name) = &spec.domainname {
-        sys::process::set_domain_name(name)?;
+        sys::namespace::set_domain_name(name)?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A new terminal from the container's own devpts; the host gets the other end.

@@ -178,6 +178,8 @@ pub struct Order {
     pub wait_for_network: bool,
     /// Pid 1 begins in a control group of its own, where its view of the tree begins as well.
     pub own_group: bool,
+    /// The `/sys` of what this runs in is shown: the kernel gives out no new one.
+    pub outer_sys: bool,
 }
 
 /// What a process that goes into a running container has to know.

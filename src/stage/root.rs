@@ -156,7 +156,7 @@ fn show_below(layered: &Layered, below: &Path, lower: &Path, root: &Root) -> Res
         };
         rootfs::execute(&[fill], root)?;
     }
-    let mount = sys::mount::clone_trusted(below, Recursive::Yes)
+    let mut mount = sys::mount::clone_trusted(below, Recursive::Yes)
         .map_err(|error| rootfs::refused_source(below, error))?;
     mount.set_propagation(MountPropagationFlags::PRIVATE)?;
     mount.attach_trusted(lower)?;
@@ -191,7 +191,7 @@ pub fn place(layered: &Layered) -> PathBuf {
 
 /// Makes `merged` a mount that a copy of this mount namespace can mount on for us.
 fn share(merged: &Path) -> sys::Result<OwnedFd> {
-    let mount = sys::mount::clone_trusted(merged, Recursive::No)?;
+    let mut mount = sys::mount::clone_trusted(merged, Recursive::No)?;
     mount.set_propagation(MountPropagationFlags::PRIVATE)?;
     mount.set_propagation(MountPropagationFlags::SHARED)?;
     mount.attach_trusted(merged)
@@ -229,8 +229,9 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, merged: &Path) -> sys:
         Parameter::Text("workdir", &work_text),
         Parameter::Flag("userxattr"),
     ]);
-    match sys::mount::new("overlay", &parameters, MountAttrFlags::empty()) {
-        Ok(mount) => mount.attach_trusted(merged),
+    let made = sys::mount::new("overlay", &parameters, MountAttrFlags::empty());
+    match made.and_then(|mount| mount.attach_trusted(merged)) {
+        Ok(mount) => Ok(mount),
         // KERNEL(6.5): `lowerdir+` is unknown before.
         Err(error) if matches!(error.errno, Errno::INVAL | Errno::NOSYS) => {
             let escape = |path: &str| {
@@ -374,11 +375,13 @@ fn host_directory(
         Parameter::Text("workdir", &work),
         Parameter::Flag("userxattr"),
     ];
-    let mount = sys::mount::new("overlay", &modern, MountAttrFlags::empty())
-        // KERNEL(6.5): `lowerdir+` is unknown before.
-        .or_else(|_| sys::mount::new("overlay", &classic, MountAttrFlags::empty()));
-    match mount {
-        Ok(mount) => mount.attach(at.as_fd()).map(drop).map_err(Into::into),
+    let lay = |parameters: &[Parameter<'_>]| {
+        let made = sys::mount::new("overlay", parameters, MountAttrFlags::empty());
+        made.and_then(|mount| mount.attach(at.as_fd()))
+    };
+    // KERNEL(6.5): `lowerdir+` is unknown before.
+    match lay(&modern).or_else(|_| lay(&classic)) {
+        Ok(_) => Ok(()),
         // Mounts of the host below it cannot be left out in a user namespace, and an overlay cannot take them in.
         Err(error) if error.errno == Errno::INVAL => {
             notices.push(format!(
@@ -399,7 +402,7 @@ fn host_directory(
 }
 
 fn show_read_only(host: &Path, at: &OwnedFd) -> Result<()> {
-    let mount = sys::mount::clone_trusted(host, Recursive::Yes)
+    let mut mount = sys::mount::clone_trusted(host, Recursive::Yes)
         .with_context(|| format!("showing `{}`", host.display()))?;
     mount.set(MountAttrFlags::MOUNT_ATTR_RDONLY, Recursive::Yes)?;
     mount.attach(at.as_fd())?;

@@ -16,7 +16,7 @@ use crate::error::Fail;
 use crate::spec::{Device, Mount, MountSource, Namespace, Network, Shm};
 use crate::sys;
 use crate::sys::fs::Root;
-use crate::sys::mount::{Detached, Parameter, Recursive};
+use crate::sys::mount::{Parameter, Recursive};
 
 const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -191,7 +191,7 @@ pub fn ops(order: &Order) -> Vec<Op> {
     };
     add(
         "/sys",
-        if own_net {
+        if own_net && !order.outer_sys {
             new("sysfs", &[], strict | read_only, "/sys")
         } else {
             host_tree("/sys", strict | read_only)
@@ -539,15 +539,15 @@ fn act(op: &Op, root: &Root) -> Result<()> {
             target,
             copy_up,
         } => {
-            let mount = new_mount(kind, data, *attributes)?;
             let at = directory(root, target)?;
-            if *copy_up {
-                sys::fs::copy_tree(
-                    open_readable(root, target)?.as_fd(),
-                    root_of(&mount)?.as_fd(),
-                )?;
+            let below = match copy_up {
+                true => Some(open_readable(root, target)?),
+                false => None,
+            };
+            let mount = new_mount(kind, data, *attributes, &at)?;
+            if let Some(below) = below {
+                sys::fs::copy_tree(below.as_fd(), root_of(&mount)?.as_fd())?;
             }
-            mount.attach(at.as_fd())?;
         }
         Op::Bind {
             source,
@@ -565,7 +565,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
                 let part = open_source(source, below, OFlags::PATH)?;
                 sys::mount::clone_fd(part.as_fd(), *recursive)
             };
-            let mount = match cloned {
+            let mut mount = match cloned {
                 Err(error) if *optional && error.errno == Errno::NOENT => return Ok(()),
                 Err(error) => return Err(refused_source(source, error)),
                 Ok(mount) => mount,
@@ -576,9 +576,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
             if !attributes.is_empty() {
                 mount.set(*attributes, *restricted)?;
             }
-            let stat = rustix::fs::fstat(&mount)
-                .with_context(|| format!("looking at `{}`", source.display()))?;
-            let at = match FileType::from_raw_mode(stat.st_mode) {
+            let at = match mount.file_type()? {
                 FileType::Directory => directory(root, target)?,
                 FileType::RegularFile
                 | FileType::Symlink
@@ -625,7 +623,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
                 }
                 fd => fd?,
             };
-            let mount = sys::mount::clone_fd(fd.as_fd(), Recursive::Yes)?;
+            let mut mount = sys::mount::clone_fd(fd.as_fd(), Recursive::Yes)?;
             mount.set(RDONLY, Recursive::Yes)?;
             mount.attach(fd.as_fd())?;
         }
@@ -685,7 +683,12 @@ fn mask(root: &Root, target: &str) -> Result<()> {
     Ok(())
 }
 
-fn new_mount(kind: &str, data: &[String], attributes: MountAttrFlags) -> Result<Detached> {
+fn new_mount(
+    kind: &str,
+    data: &[String],
+    attributes: MountAttrFlags,
+    at: &OwnedFd,
+) -> Result<OwnedFd> {
     let parameters: Vec<Parameter<'_>> = data
         .iter()
         .map(|word| match word.split_once('=') {
@@ -693,13 +696,19 @@ fn new_mount(kind: &str, data: &[String], attributes: MountAttrFlags) -> Result<
             None => Parameter::Flag(word),
         })
         .collect();
-    match sys::mount::new(kind, &parameters, attributes) {
+    let made = sys::mount::new(kind, &parameters, attributes);
+    match made.and_then(|mount| mount.attach(at.as_fd())) {
         Ok(mount) => Ok(mount),
         Err(error) if kind == "proc" && error.errno == Errno::PERM => Err(anyhow::Error::from(error).context(
             Fail::unsupported("the kernel refuses a new /proc: parts of the one here are hidden, as in another container")
                 .hint("run the outer container with its /proc unmasked (docker: --security-opt systempaths=unconfined)")
                 .hint("or share the outer processes: --pid host")
                 .code("RL-K01"),
+        )),
+        Err(error) if kind == "sysfs" && error.errno == Errno::PERM => Err(anyhow::Error::from(error).context(
+            Fail::unsupported("the kernel refuses a new /sys: parts of the one here are hidden, as in another container")
+                .hint("run the outer container with its /sys unmasked (docker: --security-opt systempaths=unconfined)")
+                .code("RL-K02"),
         )),
         Err(error) => Err(error.into()),
     }
@@ -717,8 +726,8 @@ fn open_readable(root: &Root, target: &str) -> sys::Result<OwnedFd> {
     root.open(Path::new(target), OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-/// The root directory of a detached mount, for reading and writing.
-fn root_of(mount: &Detached) -> Result<OwnedFd> {
+/// The root directory of a mount, for reading and writing.
+fn root_of(mount: &OwnedFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(mount, ".", flags, Mode::empty()).context("opening the new file system")
 }

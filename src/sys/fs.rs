@@ -50,7 +50,7 @@ impl Root {
     /// Opens `path` as the inside sees it: this directory is `/`, links are followed within it.
     ///
     /// # Errors
-    /// openat2(2); `ENOSYS` before Linux 5.6.
+    /// openat2(2).
     pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
         self.open_with(path, flags, Mode::empty())
     }
@@ -230,6 +230,11 @@ pub fn openat2(
             Err(Errno::INTR) => {}
             // The kernel gives up when something was renamed meanwhile (openat2(2), ERRORS).
             Err(Errno::AGAIN) if rounds < 128 => rounds += 1,
+            // KERNEL(5.6): unknown before; outer filters say the same, or EPERM.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                return super::walk::open(at, path, flags, mode, resolve)
+                    .map_err(|errno| Error::new(format!("openat({path:?})"), errno));
+            }
             Err(errno) => return Err(Error::new(format!("openat2({path:?})"), errno)),
         }
     }

@@ -3,6 +3,7 @@
 //! Knows nothing of containers. An [`Error`] prints the call as strace would:
 //! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
 
+mod classic;
 pub mod confine;
 pub mod fs;
 pub mod mount;
@@ -14,6 +15,7 @@ pub mod signal;
 pub mod socket;
 pub mod tree;
 pub mod tty;
+mod walk;
 
 use rustix::io::Errno;
 

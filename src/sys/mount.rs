@@ -1,32 +1,82 @@
 //! The mount API that works on descriptors: a mount is made detached, its attributes are set, and only
 //! then is it put in its place, which is a descriptor too. No path is resolved twice.
 //!
+//! Where a kernel or an outer filter lacks a part of it, [`super::classic`] does the same by mount(2).
+//!
 //! Source: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2).
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr;
+use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
 };
 
+use super::classic::{self, Planned};
 use super::{Error, Result};
 
 /// A detached mount; it is gone when this is dropped before [`Detached::attach`].
 #[derive(Debug)]
 pub struct Detached {
-    fd: OwnedFd,
+    state: State,
     what: String,
 }
 
-impl AsFd for Detached {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
+#[derive(Debug)]
+enum State {
+    Made(OwnedFd),
+    Planned(Planned),
+}
+
+/// Whether all of the API is there. Parts of it do not mix with mount(2): that does not reach what is detached.
+fn is_modern() -> bool {
+    static MODERN: OnceLock<bool> = OnceLock::new();
+    *MODERN.get_or_init(|| {
+        let nothing = libc::mount_attr {
+            attr_set: 0,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        };
+        let answer = |done: i64| match done {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            _ => 0,
+        };
+        // SAFETY: no descriptor has the number -1: the call reads its arguments and changes nothing.
+        let attributes = answer(unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                -1,
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                ptr::from_ref(&nothing),
+                size_of::<libc::mount_attr>(),
+            )
+        });
+        // SAFETY: as above.
+        let tree = answer(unsafe { libc::syscall(libc::SYS_open_tree, -1, c"x".as_ptr(), 0) });
+        // SAFETY: as above.
+        let moved = answer(unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                -1,
+                c"x".as_ptr(),
+                -1,
+                c"x".as_ptr(),
+                0,
+            )
+        });
+        // SAFETY: the empty name is of no file system.
+        let opened = answer(unsafe { libc::syscall(libc::SYS_fsopen, c"".as_ptr(), 0) });
+        // These two answer EPERM by themselves to who may not mount.
+        ![attributes, tree].contains(&libc::EPERM)
+            && ![attributes, tree, moved, opened].contains(&libc::ENOSYS)
+    })
 }
 
 /// One parameter of a file system.
@@ -47,6 +97,20 @@ pub fn new(
     parameters: &[Parameter<'_>],
     attributes: MountAttrFlags,
 ) -> Result<Detached> {
+    if !is_modern() {
+        let words = parameters.iter().map(|parameter| match *parameter {
+            Parameter::Flag(key) => key.to_owned(),
+            Parameter::Text(key, value) => format!("{key}={value}"),
+        });
+        return Ok(Detached {
+            state: State::Planned(Planned::New {
+                kind: kind.to_owned(),
+                data: words.collect::<Vec<_>>().join(","),
+                attributes,
+            }),
+            what: kind.to_owned(),
+        });
+    }
     let failed = |call: &str, errno| Error::new(format!("{call}({kind:?})"), errno);
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(|errno| failed("fsopen", errno))?;
@@ -78,7 +142,7 @@ pub fn new(
     let fd = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(|errno| failed("fsmount", errno))?;
     Ok(Detached {
-        fd,
+        state: State::Made(fd),
         what: kind.to_owned(),
     })
 }
@@ -100,11 +164,16 @@ fn log_of(context: &OwnedFd) -> String {
 /// # Errors
 /// `EINVAL` without `recursive` where mounts of another user namespace hide below; the kernel's.
 pub fn clone_trusted(path: &Path, recursive: Recursive) -> Result<Detached> {
+    let what = path.display().to_string();
+    if !is_modern() {
+        let state = State::Planned(Planned::bind(CWD, path, recursive)?);
+        return Ok(Detached { state, what });
+    }
     let fd = rustix::mount::open_tree(CWD, path, clone_flags(recursive))
         .map_err(|errno| Error::new(format!("open_tree({path:?})"), errno))?;
     Ok(Detached {
-        fd,
-        what: path.display().to_string(),
+        state: State::Made(fd),
+        what,
     })
 }
 
@@ -113,6 +182,11 @@ pub fn clone_trusted(path: &Path, recursive: Recursive) -> Result<Detached> {
 /// # Errors
 /// As [`clone_trusted`].
 pub fn clone_fd(fd: BorrowedFd<'_>, recursive: Recursive) -> Result<Detached> {
+    let what = format!("[{}]", fd.as_raw_fd());
+    if !is_modern() {
+        let state = State::Planned(Planned::bind(fd, Path::new(""), recursive)?);
+        return Ok(Detached { state, what });
+    }
     let copy = rustix::mount::open_tree(
         fd,
         "",
@@ -120,8 +194,8 @@ pub fn clone_fd(fd: BorrowedFd<'_>, recursive: Recursive) -> Result<Detached> {
     )
     .map_err(|errno| Error::new(format!("open_tree([{}])", fd.as_raw_fd()), errno))?;
     Ok(Detached {
-        fd: copy,
-        what: format!("[{}]", fd.as_raw_fd()),
+        state: State::Made(copy),
+        what,
     })
 }
 
@@ -147,21 +221,53 @@ impl Detached {
     ///
     /// # Errors
     /// mount_setattr(2).
-    pub fn set(&self, attributes: MountAttrFlags, recursive: Recursive) -> Result<()> {
-        set_attributes(self.fd.as_fd(), attributes, recursive)
+    pub fn set(&mut self, set: MountAttrFlags, recursive: Recursive) -> Result<()> {
+        match &mut self.state {
+            State::Made(fd) => set_attributes(fd.as_fd(), set, recursive),
+            State::Planned(Planned::New { attributes, .. }) => {
+                *attributes |= set;
+                Ok(())
+            }
+            State::Planned(Planned::Bind { attributes, .. }) => {
+                let (had, had_below) = attributes.unwrap_or((MountAttrFlags::empty(), recursive));
+                let below = match (had_below, recursive) {
+                    (Recursive::No, Recursive::No) => Recursive::No,
+                    (Recursive::Yes, _) | (_, Recursive::Yes) => Recursive::Yes,
+                };
+                *attributes = Some((had | set, below));
+                Ok(())
+            }
+        }
     }
 
     /// Sets how mounts propagate: `MountPropagationFlags::PRIVATE` and its kin.
     ///
     /// # Errors
     /// mount_setattr(2).
-    pub fn set_propagation(&self, propagation: MountPropagationFlags) -> Result<()> {
-        setattr(
-            self.fd.as_fd(),
-            0,
-            u64::from(propagation.bits()),
-            Recursive::Yes,
-        )
+    pub fn set_propagation(&mut self, set: MountPropagationFlags) -> Result<()> {
+        match &mut self.state {
+            State::Made(fd) => setattr(fd.as_fd(), 0, u64::from(set.bits()), Recursive::Yes),
+            State::Planned(Planned::Bind { propagation, .. }) => {
+                *propagation = Some(set);
+                Ok(())
+            }
+            // A new file system is private.
+            State::Planned(Planned::New { .. }) => Ok(()),
+        }
+    }
+
+    /// What kind of file the mount's root is.
+    ///
+    /// # Errors
+    /// fstat(2).
+    pub fn file_type(&self) -> Result<FileType> {
+        let fd = match &self.state {
+            State::Made(fd) | State::Planned(Planned::Bind { source: fd, .. }) => fd,
+            State::Planned(Planned::New { .. }) => return Ok(FileType::Directory),
+        };
+        let stat = rustix::fs::fstat(fd)
+            .map_err(|errno| Error::new(format!("fstat({:?})", self.what), errno))?;
+        Ok(FileType::from_raw_mode(stat.st_mode))
     }
 
     /// Puts the mount over what `target` stands for.
@@ -169,11 +275,15 @@ impl Detached {
     /// # Errors
     /// move_mount(2).
     pub fn attach(self, target: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let fd = match self.state {
+            State::Made(fd) => fd,
+            State::Planned(planned) => return planned.attach(target),
+        };
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        rustix::mount::move_mount(self.fd.as_fd(), "", target, "", flags)
+        rustix::mount::move_mount(fd.as_fd(), "", target, "", flags)
             .map_err(|errno| Error::new(format!("move_mount({:?})", self.what), errno))?;
-        Ok(self.fd)
+        Ok(fd)
     }
 
     /// Puts the mount over the directory at `path`, which is trusted.
@@ -181,10 +291,17 @@ impl Detached {
     /// # Errors
     /// move_mount(2).
     pub fn attach_trusted(self, path: &Path) -> Result<OwnedFd> {
+        let fd = match self.state {
+            State::Made(fd) => fd,
+            State::Planned(planned) => {
+                let target = super::fs::open_trusted(path, OFlags::PATH)?;
+                return planned.attach(target.as_fd());
+            }
+        };
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(self.fd.as_fd(), "", CWD, path, flags)
+        rustix::mount::move_mount(fd.as_fd(), "", CWD, path, flags)
             .map_err(|errno| Error::new(format!("move_mount({:?}, {path:?})", self.what), errno))?;
-        Ok(self.fd)
+        Ok(fd)
     }
 }
 
@@ -197,6 +314,9 @@ pub fn set_attributes(
     attributes: MountAttrFlags,
     recursive: Recursive,
 ) -> Result<()> {
+    if !is_modern() {
+        return classic::restrict(fd, attributes, recursive);
+    }
     setattr(fd, u64::from(attributes.bits()), 0, recursive)
 }
 
@@ -251,6 +371,9 @@ pub fn make_all_slave() -> Result<()> {
 /// # Errors
 /// mount_setattr(2).
 pub fn make_private(mount: BorrowedFd<'_>) -> Result<()> {
+    if !is_modern() {
+        return classic::propagate(mount, MountPropagationFlags::PRIVATE);
+    }
     setattr(
         mount,
         0,

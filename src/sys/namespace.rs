@@ -1,4 +1,4 @@
-//! What the kernel tells of a namespace that is open. Source: ioctl_nsfs(2).
+//! What the kernel tells of a namespace that is open, and what can be set in ours. Source: ioctl_nsfs(2).
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
@@ -35,4 +35,17 @@ fn ask(namespace: BorrowedFd<'_>, question: libc::c_ulong, name: &str) -> Result
     }
     let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
     Err(Error::new(format!("ioctl({name})"), errno))
+}
+
+/// setdomainname(2).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: pointer and length belong to one string.
+    if unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } == 0 {
+        return Ok(());
+    }
+    let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+    Err(Error::new(format!("setdomainname({name:?})"), errno))
 }

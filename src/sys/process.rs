@@ -118,6 +118,15 @@ pub fn signal_pidfd(pidfd: &OwnedFd, signal: i32) -> Result<()> {
     }
 }
 
+/// pidfd_open(2).
+///
+/// # Errors
+/// The kernel's; `ENOSYS` before Linux 5.3.
+pub fn open(pid: Pid) -> Result<OwnedFd> {
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .map_err(|errno| Error::new("pidfd_open()", errno))
+}
+
 /// How many threads this process has.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
@@ -202,6 +211,25 @@ fn clone_like_fork(
             size_of::<libc::clone_args>(),
         )
     };
+    match child(pid, pidfd) {
+        // KERNEL(5.3): unknown before; outer filters, which cannot see its flags, answer the same, or EPERM.
+        Err(Errno::NOSYS | Errno::PERM) => classic_clone(flags | args.exit_signal, cgroup),
+        done => done,
+    }
+}
+
+/// clone(2) in its place. It starts no process in another group: `E2BIG`, as clone3(2) before Linux 5.7.
+fn classic_clone(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> std::result::Result<Option<Child>, Errno> {
+    if cgroup.is_some() {
+        return Err(Errno::TOOBIG);
+    }
+    let mut pidfd: RawFd = -1;
+    let flags = flags | libc::CLONE_PIDFD as u64;
+    // SAFETY: as for clone3: a copy of this memory, and `pidfd` lives.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, ptr::from_mut(&mut pidfd), 0, 0) };
     child(pid, pidfd)
 }
 
@@ -319,9 +347,15 @@ impl ChildPlan<'_> {
         let (news, tell) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("pipe2()"))?;
         // Its sibling is born where it stands.
-        let Some(guide) = clone_like_fork(0, self.sealed.cgroup).map_err(failed("clone3()"))?
-        else {
-            let answer = match self.guide(enter) {
+        let (made, group) = match clone_like_fork(0, self.sealed.cgroup) {
+            Err(Errno::TOOBIG) => (clone_like_fork(0, None), self.sealed.cgroup),
+            made => (made, None),
+        };
+        let Some(guide) = made.map_err(failed("clone3()"))? else {
+            let answer = match group
+                .map_or(Ok(()), move_into)
+                .and_then(|()| self.guide(enter))
+            {
                 Ok(pid) => pid,
                 Err(errno) => -errno.raw_os_error(),
             };
@@ -496,6 +530,18 @@ impl ChildPlan<'_> {
     }
 }
 
+/// Goes into the cgroup whose directory this is.
+fn move_into(cgroup: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    let name = c"cgroup.procs".as_ptr();
+    // SAFETY: the name is a C string, the directory is open.
+    let file = as_fd(check(i64::from(unsafe {
+        libc::openat(cgroup.as_raw_fd(), name, flags)
+    }))?)?;
+    // SAFETY: one byte of a constant. The descriptor goes with the exec.
+    check(unsafe { libc::write(file, c"0".as_ptr().cast(), 1) } as i64).map(|_| ())
+}
+
 /// Sends a message of 4 bytes, as [`super::socket::Channel`] reads them: the errno.
 fn report(to: RawFd, errno: i32) {
     let mut message = [0_u8; 8];
@@ -655,15 +701,7 @@ fn start_tied(
         // SAFETY: dup2 takes plain numbers.
         check(i64::from(unsafe { libc::dup2(from.as_raw_fd(), to) }))?;
     }
-    // SAFETY: close_range with plain numbers; nothing is closed before the exec.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    })?;
+    cloexec_from(3)?;
     for fd in tied.keep {
         // SAFETY: fcntl with plain numbers.
         check(i64::from(unsafe {
@@ -786,8 +824,8 @@ fn close_from(first: RawFd) -> std::result::Result<(), Errno> {
     // SAFETY: close_range with plain numbers; nobody owns what is closed: an exec follows.
     match check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }) {
         // KERNEL(5.9): close_range(2) is missing before.
-        Err(Errno::NOSYS) => {
-            for fd in first..65_536 {
+        Err(Errno::NOSYS | Errno::PERM) => {
+            for fd in first..most_descriptors() {
                 // SAFETY: as above; closing what is not open does nothing.
                 unsafe { libc::close(fd) };
             }
@@ -802,6 +840,10 @@ fn close_from(first: RawFd) -> std::result::Result<(), Errno> {
 /// # Errors
 /// The kernel's.
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
+    cloexec_from(first).map_err(|errno| Error::new(format!("close_range({first}, CLOEXEC)"), errno))
+}
+
+fn cloexec_from(first: RawFd) -> std::result::Result<(), Errno> {
     // SAFETY: close_range with plain numbers; with CLOEXEC nothing is closed now.
     let done = unsafe {
         libc::syscall(
@@ -813,16 +855,29 @@ pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     };
     match check(done) {
         Ok(_) => Ok(()),
-        // KERNEL(5.11): CLOSE_RANGE_CLOEXEC is missing before.
-        Err(Errno::NOSYS | Errno::INVAL) => {
-            for fd in first..65_536 {
+        // KERNEL(5.11): CLOSE_RANGE_CLOEXEC is missing before; outer filters answer EPERM, too.
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
+            for fd in first..most_descriptors() {
                 // SAFETY: fcntl with plain numbers; a descriptor that is not open is refused.
                 unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
             }
             Ok(())
         }
-        Err(errno) => Err(Error::new(format!("close_range({first}, CLOEXEC)"), errno)),
+        Err(errno) => Err(errno),
     }
+}
+
+/// No open descriptor is expected to have this number or a higher one: the hard limit. Source: getrlimit(2).
+fn most_descriptors() -> RawFd {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` lives.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, ptr::from_mut(&mut limit)) };
+    let most = if done == 0 { limit.rlim_max } else { 65_536 };
+    // Not the 1,073,741,816 of some systems: each number is a call.
+    RawFd::try_from(most.min(1 << 20)).unwrap_or(65_536)
 }
 
 /// Leaves at once: no destructor, no buffer of the parent's is touched.
@@ -946,19 +1001,5 @@ pub fn become_ids(uid: u32, gid: u32) -> Result<()> {
     match check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }) {
         Ok(_) => Ok(()),
         Err(errno) => Err(Error::new(format!("setresuid({uid})"), errno)),
-    }
-}
-
-/// setdomainname(2).
-///
-/// # Errors
-/// The kernel's.
-pub fn set_domain_name(name: &str) -> Result<()> {
-    // SAFETY: pointer and length belong to one string.
-    match check(i64::from(unsafe {
-        libc::setdomainname(name.as_ptr().cast(), name.len())
-    })) {
-        Ok(_) => Ok(()),
-        Err(errno) => Err(Error::new(format!("setdomainname({name:?})"), errno)),
     }
 }

@@ -1,5 +1,6 @@
 //! A package installed by `apt-get` inside: it needs ids, network, names, `chown`, `setgroups` and a proper `/dev`.
 
+use crate::machines;
 use crate::support::host::Need;
 use crate::support::{Home, UnderTest, under_test};
 
@@ -93,6 +94,24 @@ getcap /opt/owned/capable
 "#;
 const EXPECTED_WITH_ONE_ID: &str = "_ssh\nmessagebus\ncrontab\nroot:root 2755\nroot:root 2755\n\
     /usr/bin/ping cap_net_raw=ep\nowned-1-1.noarch\nowned\nroot:root 640\nroot:root 4755\n/opt/owned/capable cap_net_raw=ep";
+
+/// The `rl` binary and the kernel, and nothing else: no ranges, none of the programs that `rl` can use.
+#[test]
+fn neither_ranges_nor_any_helper_and_packages_are_installed() {
+    needs!(Need::Ours, Need::AsRoot, Need::Debian);
+    let line = format!(
+        "export RL_ROOT=$DIR/store; for name in newuidmap pasta slirp4netns fuse-overlayfs squashfuse fusermount3; do ! command -v $name >&2; done
+         \"$RL\" import {} debian >/dev/null
+         \"$RL\" run --rm debian bash -c '{}'; \"$RL\" system reset -f >/dev/null",
+        std::env::var("RL_TEST_DEBIAN").expect("checked by needs!"),
+        INSTALL_WITH_ONE_ID.replace('\'', "'\\''"),
+    );
+    let output = machines::on_machine(&["--no-ids", "--no-helpers"], "apt", &line).ok();
+    output.stdout_is(EXPECTED_WITH_ONE_ID);
+    output
+        .stderr_has("newuidmap is not installed: running with one id")
+        .stderr_has("using the host's network");
+}
 
 /// Run as the user rl-nosub by scripts/test.
 #[test]

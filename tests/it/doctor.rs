@@ -79,6 +79,53 @@ fn completions_are_made_for_every_shell() {
 }
 
 #[test]
+fn an_installation_is_one_file_with_its_manual_and_completions() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    let install = crate::support::source().join("scripts/install");
+    let output = home.program(&install).arg(crate::support::rl_binary()).ok();
+    let prefix = home.path().join("home/.local");
+    output.stdout_is(&format!("install: {}/bin/rl", prefix.display()));
+    output.stderr_has("is not in PATH");
+    for (file, part) in [
+        ("share/man/man1/rl.1", ".TH rl 1"),
+        ("share/man/man1/rl-run.1", "volume"),
+        ("share/man/man1/rl-network-create.1", "subnet"),
+        ("share/bash-completion/completions/rl", "complete"),
+        ("share/zsh/site-functions/_rl", "#compdef rl"),
+        ("share/fish/vendor_completions.d/rl.fish", "complete -c rl"),
+    ] {
+        let text = std::fs::read_to_string(prefix.join(file)).unwrap();
+        assert!(text.contains(part), "{file} lacks {part}");
+    }
+    home.program(prefix.join("bin/rl")).arg("--version").ok();
+    // Once more, over what is there, and to another place.
+    home.program(&install)
+        .arg(crate::support::rl_binary())
+        .env("PREFIX", "/usr")
+        .env("DESTDIR", home.path().join("package"))
+        .ok();
+    assert!(home.path().join("package/usr/bin/rl").is_file());
+}
+
+#[test]
+fn the_doctor_writes_a_profile_for_this_very_file() {
+    needs!(Need::Ours);
+    let home = Home::new();
+    let output = home.rl("doctor --emit apparmor-profile").ok();
+    let path = std::fs::canonicalize(crate::support::rl_binary()).unwrap();
+    output
+        .stdout_has(&format!(
+            "profile rl \"{}\" flags=(unconfined) {{",
+            path.display()
+        ))
+        .stdout_has("userns,");
+    home.rl("doctor --emit nonsense")
+        .fails(125)
+        .stderr_has("apparmor-profile");
+}
+
+#[test]
 fn help_is_on_stdout_and_names_the_flags() {
     needs!(Need::Ours);
     let home = Home::new();

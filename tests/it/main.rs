@@ -39,6 +39,7 @@ mod liars;
 mod life;
 mod limit;
 mod logs;
+mod machines;
 mod manifests;
 mod manual;
 mod mounts;

@@ -88,7 +88,7 @@ pub fn reach(record: &Record) -> Result<Reach> {
         let state = record.state()?;
         if let Some(process) = &state.process
             && !matches!(state.status, Status::Created | Status::Exited)
-            && let Some(_held) = process.open()
+            && let Some(_held) = process.open()?
         {
             let reached = running(process.pid);
             // Alive after the looking: then its number was its own all the time. One that is about to end has no root any more.

@@ -90,7 +90,7 @@ pub fn read(
 /// The process that writes, if it lives.
 fn owner(dir: &Path) -> Option<OwnedFd> {
     // A damaged state has no owner: the log can be read all the same.
-    State::read(dir).ok()?.owner?.open()
+    State::read(dir).ok()?.owner?.open().ok()?
 }
 
 /// With what to wait for; without, up to what is there now.

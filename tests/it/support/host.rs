@@ -27,6 +27,8 @@ pub enum Need {
     TestHost,
     /// A name server on that host.
     TestDns,
+    /// The right to start `scripts/as-user`.
+    AsRoot,
     /// A small file system.
     SmallDisk,
     /// Something of the kernel: a file that shows it.
@@ -64,6 +66,7 @@ impl Need {
             Self::Registry => variable("RL_TEST_REGISTRY", "no registry server"),
             Self::TestDns => variable("RL_TEST_DNS", "no name server on the test host"),
             Self::TestHost => variable("RL_TEST_HOST", "no test host"),
+            Self::AsRoot => variable("RL_TEST_AS_ROOT", "root did not prepare this machine"),
             Self::SmallDisk => variable("RL_TEST_SMALL_DISK", "no small disk"),
             Self::Kernel(path) if !Path::new(path).exists() => {
                 Err(format!("no {path} in this kernel"))

@@ -344,6 +344,8 @@ pub fn busybox() -> PathBuf {
         let mut file = tempfile::NamedTempFile::new_in(&directory).unwrap();
         file.write_all(&Image::busybox().docker_archive("busybox:latest"))
             .unwrap();
+        // For users of other numbers as well: tests/it/machines.
+        rustix::fs::chmod(file.path(), 0o644.into()).unwrap();
         file.persist(&path).unwrap();
     }
     path

@@ -1,7 +1,7 @@
 //! Every path that `rl` owns. Nobody else joins path strings below these two directories.
 //!
 //! ```text
-//! $RL_ROOT | --root | $XDG_DATA_HOME/rl | ~/.local/share/rl        persistent
+//! $RL_ROOT | --root | $XDG_DATA_HOME/rl | ~/.local/share/rl        persistent; /var/tmp/rl-UID where that is unfit
 //! ├── images/            an OCI image layout: oci-layout, index.json, blobs/sha256/HEX
 //! ├── squash/HEX.sqsh   a whole image as one file, HEX from its id; for stores that are shared
 //! ├── layers/HEX/        one unpacked layer, HEX from its DiffID
@@ -25,30 +25,61 @@ use anyhow::{Context as _, Result};
 
 use crate::error::Fail;
 
+mod unfit;
+
 /// The persistent directory of one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     root: PathBuf,
+    instead: Option<Fail>,
 }
 
 impl Store {
     /// The store at `root`, or at the place the environment names (see the module's drawing).
     ///
+    /// Where nobody has named one, and nothing could be run from the usual place, it is one on a disk of this machine. That is
+    /// decided by the place alone, so that every command finds the same.
+    ///
     /// # Errors
-    /// When no directory can be named: neither `HOME` nor an override is set.
+    /// When no directory can be named.
     pub fn locate(root: Option<PathBuf>) -> Result<Self> {
-        let root = match root.or_else(|| absolute_variable("RL_ROOT")) {
-            Some(root) => std::path::absolute(&root)
-                .with_context(|| format!("finding `{}`", root.display()))?,
-            None => data_home()?.join("rl"),
+        if let Some(root) = root.or_else(|| absolute_variable("RL_ROOT")) {
+            let root = std::path::absolute(&root)
+                .with_context(|| format!("finding `{}`", root.display()))?;
+            return Ok(Self::at(root));
+        }
+        let usual = data_home().map(|home| home.join("rl"));
+        let unfit = match &usual {
+            Ok(usual) => unfit::why(usual),
+            Err(error) => crate::error::find(error).cloned(),
         };
-        Ok(Self { root })
+        let local = PathBuf::from(format!(
+            "/var/tmp/rl-{}",
+            rustix::process::geteuid().as_raw()
+        ));
+        match (usual, unfit) {
+            (Ok(usual), None) => Ok(Self::at(usual)),
+            (_, Some(instead)) if unfit::why(&local).is_none() => Ok(Self {
+                root: local,
+                instead: Some(instead),
+            }),
+            (usual, _) => Ok(Self::at(usual?)),
+        }
+    }
+
+    /// Why this is not the usual place; none where it is, or somebody has chosen it.
+    #[must_use]
+    pub fn instead(&self) -> Option<&Fail> {
+        self.instead.as_ref()
     }
 
     /// The store whose directory is exactly `root`.
     #[must_use]
     pub fn at(root: PathBuf) -> Self {
-        Self { root }
+        Self {
+            root,
+            instead: None,
+        }
     }
 
     /// The directory itself.
@@ -130,6 +161,9 @@ impl Store {
     /// # Errors
     /// The system's, with the path and, for a full or read-only disk, a way out.
     pub fn make(&self, directory: &Path) -> Result<()> {
+        if self.instead.is_some() {
+            self.check_owner()?;
+        }
         let made = || -> std::io::Result<()> {
             if !self.root.is_dir() {
                 if let Some(parent) = self.root.parent() {
@@ -154,6 +188,24 @@ impl Store {
                 .hint("name another place for images and containers with --root DIR or RL_ROOT"),
             )
         })
+    }
+}
+
+impl Store {
+    /// In a directory that is open to all, somebody may have been there first.
+    fn check_owner(&self) -> Result<()> {
+        let root = &self.root;
+        if std::fs::symlink_metadata(root).is_err()
+            || is_private(root, rustix::process::geteuid().as_raw())
+        {
+            return Ok(());
+        }
+        Err(
+            Fail::denied(format!("`{}` is not yours alone", root.display()))
+                .hint("name another place for images and containers with --root DIR or RL_ROOT")
+                .code("RL-F01")
+                .into(),
+        )
     }
 }
 
@@ -255,6 +307,7 @@ fn data_home() -> Result<PathBuf> {
             "cannot find your home directory: HOME is not set and /etc/passwd does not list you",
         )
         .hint("set HOME, or name a place for images and containers with --root DIR or RL_ROOT")
+        .code("RL-S05")
         .into()
     })
 }
