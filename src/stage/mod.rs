@@ -5,8 +5,9 @@
 //!  parent.rs                                        init.rs
 //!     │ clone3 into all new namespaces ───────────────▶│ executes rl from a sealed mount
 //!     │ Start(order) ─────────────────────────────────▶│ mounts the root file system
-//!     │ newuidmap ∥ newgidmap ∥ pasta                  │
+//!     │ newuidmap ∥ newgidmap                          │ (makes its interface: net/ahead.rs)
 //!     │ Mapped ───────────────────────────────────────▶│ /proc /sys /dev, volumes, names
+//!     │◀───────────────────────────────────── LinkMade │ (then pasta; else that began with newuidmap)
 //!     │◀──────────────────────────────── Console + fd  │ (with a terminal)
 //!     │◀──────────────────────── OverlayRefused + why  │ (then fuse-overlayfs, then a copy)
 //!     │ RootMounted ──────────────────────────────────▶│
@@ -36,6 +37,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+use crate::net::ahead::Link;
 use crate::net::egress::Rule;
 use crate::spec::ContainerSpec;
 use seccomp::emulation::Emulation;
@@ -169,7 +171,10 @@ pub struct Order {
     pub egress: Option<Vec<Rule>>,
     /// Kernel settings of the new network namespace that make it more useful, and are none the user asked for.
     pub soft_sysctls: Vec<(String, String)>,
-    /// The program starts only after [`ToStage::NetworkReady`].
+    /// The interface to make at once; the answer is [`ToHost::LinkMade`].
+    #[serde(default)]
+    pub ahead: Option<Link>,
+    /// The program starts only after [`ToStage::NetworkReady`], but for an interface that was made ahead.
     pub wait_for_network: bool,
     /// Pid 1 begins in a control group of its own, where its view of the tree begins as well.
     pub own_group: bool,
@@ -225,6 +230,8 @@ pub enum ToHost {
         /// As above.
         which: Option<usize>,
     },
+    /// Whether the interface of [`Order::ahead`] is there for its helper.
+    LinkMade(bool),
     /// The terminal's other end comes with this message.
     Console,
     /// Something had to be given up: a line for the user.

@@ -69,11 +69,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// The process that carries its packets, and its name; its end leaves the container without a network.
+    /// The process that carries its packets; its end leaves the container without a network.
     #[must_use]
-    pub fn helper(&self) -> Option<(&'static str, &OwnedFd)> {
-        let uplink = self.uplink.as_ref()?;
-        Some((uplink.name, &uplink.child.pidfd))
+    pub fn helper(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
     }
 
     /// Ends what worked for the container, after its end.
@@ -88,6 +87,7 @@ impl Running {
     /// longer to take its interface away (40 ms) than to run the container.
     pub fn leave(self) {
         match self.uplink {
+            // Published ports are held by a helper, which has to let them go.
             Some(uplink) if self.ports.is_empty() => uplink.child.kill(),
             Some(uplink) => uplink.stop(),
             None => {}
@@ -197,18 +197,27 @@ fn bring_up(
         Some(_) => Vec::new(),
         None => std::mem::take(&mut ports),
     };
-    running.uplink = net::start(launch.network, helped, running.child.pid)?;
+    let ahead = launch.order.ahead.as_ref();
+    if ahead.is_none() {
+        running.uplink = net::start(launch.network, helped, None, running.child.pid)?;
+    }
     if !shares_ids(launch) {
         idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
     }
     if let Some(lease) = &mut lease {
         lease.plug(running.child.pid.as_raw_nonzero().get())?;
     }
-    if !launch.network.is_awaited() {
-        running.signals = Some(sys::signal::Queue::all()?);
-    }
     send(here, &ToStage::Mapped)?;
     let mut network = false;
+    if let Some(link) = ahead {
+        // It serves no ports: see `Link::plan`.
+        network = link_made(here)?;
+        let link = network.then_some(link);
+        running.uplink = net::start(launch.network, Vec::new(), link, running.child.pid)?;
+    }
+    if network || !launch.network.is_awaited() {
+        running.signals = Some(sys::signal::Queue::all()?);
+    }
     loop {
         if !network && !has_message(here)? {
             if let Some(uplink) = &mut running.uplink {
@@ -253,8 +262,26 @@ fn bring_up(
                 running.fuse.push(child);
                 send(here, &ToStage::SquashMounted)?;
             }
-            ToHost::Done(_) => return Err(Fail::system("pid 1 answered as a job").into()),
+            ToHost::Done(_) | ToHost::LinkMade(_) => {
+                return Err(Fail::system("pid 1 gave an answer to no question").into());
+            }
         }
+    }
+}
+
+/// Waits until pid 1 has made the interface of the order, or could not.
+fn link_made(here: &mut Channel) -> Result<bool> {
+    let Some((message, _)) = here.receive().context("listening to pid 1")? else {
+        return Err(Fail::system(Gone.to_string()).into());
+    };
+    match parse(&message)? {
+        ToHost::LinkMade(made) => Ok(made),
+        ToHost::Failed(fail) => Err(fail.into()),
+        ToHost::Console
+        | ToHost::Notice(_)
+        | ToHost::SquashWanted { .. }
+        | ToHost::OverlayRefused { .. }
+        | ToHost::Done(_) => Err(Fail::system("pid 1 spoke out of turn").into()),
     }
 }
 
@@ -363,6 +390,7 @@ pub fn join(
                 ToHost::OverlayRefused { .. }
                 | ToHost::SquashWanted { .. }
                 | ToHost::Notice(_)
+                | ToHost::LinkMade(_)
                 | ToHost::Done(_) => {
                     return Err(Fail::system("a joining process answered as another").into());
                 }
@@ -466,6 +494,7 @@ pub fn job_with(
             ToHost::Failed(fail) => Err(fail.into()),
             ToHost::Console
             | ToHost::Notice(_)
+            | ToHost::LinkMade(_)
             | ToHost::SquashWanted { .. }
             | ToHost::OverlayRefused { .. } => Err(Fail::system("a job answered as pid 1").into()),
         }
@@ -583,6 +612,7 @@ fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
             Ok(
                 ToHost::Console
                 | ToHost::Notice(_)
+                | ToHost::LinkMade(_)
                 | ToHost::Done(_)
                 | ToHost::SquashWanted { .. }
                 | ToHost::OverlayRefused { .. },
