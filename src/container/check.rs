@@ -216,10 +216,8 @@ impl Check<'_> {
                 .collect()
         };
         let before = litter(self.store);
-        if before.is_empty() {
-            return;
-        }
         if self.how.repairs {
+            // What is too young to be called litter, too: the locks say whether somebody is at work there.
             let _ = scratch::sweep(self.store); // what stays is found below
             let available = Available::probe();
             if let Ok((plan, _)) = idmap::plan(&UserNs::Auto, &available) {

@@ -301,17 +301,8 @@ pub fn home() -> Option<PathBuf> {
     })
 }
 
-/// Where the user's settings are; none where there is no home. Source: XDG Base Directory Specification.
-#[must_use]
-pub fn config_home() -> Option<PathBuf> {
-    absolute_variable("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config")))
-}
-
 fn data_home() -> Result<PathBuf> {
-    if let Some(dir) = absolute_variable("XDG_DATA_HOME") {
-        return Ok(dir);
-    }
-    home().map(|home| home.join(".local/share")).ok_or_else(|| {
+    below_home("XDG_DATA_HOME", ".local/share").ok_or_else(|| {
         Fail::usage(
             "cannot find your home directory: HOME is not set and /etc/passwd does not list you",
         )
@@ -319,6 +310,17 @@ fn data_home() -> Result<PathBuf> {
         .code("RL-S05")
         .into()
     })
+}
+
+/// Where the user's configuration files are: `$XDG_CONFIG_HOME`, else `~/.config`.
+#[must_use]
+pub fn config_home() -> Option<PathBuf> {
+    below_home("XDG_CONFIG_HOME", ".config")
+}
+
+/// Source: XDG Base Directory Specification, which has relative paths ignored.
+fn below_home(variable: &str, usual: &str) -> Option<PathBuf> {
+    absolute_variable(variable).or_else(|| Some(home()?.join(usual)))
 }
 
 fn absolute_variable(name: &str) -> Option<PathBuf> {
