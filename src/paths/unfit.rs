@@ -26,7 +26,11 @@ pub fn why(path: &Path) -> Option<Fail> {
     }
     let kind = rustix::fs::statfs(there).ok()?.f_type;
     // The types of the field differ between processors.
-    #[allow(clippy::unnecessary_cast, reason = "not on every processor")]
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::cast_sign_loss,
+        reason = "a magic number is a bit pattern"
+    )]
     let name = network(kind as u64)?;
     (there != path).then(|| {
         Fail::unsupported(format!(

@@ -21,17 +21,10 @@
 )]
 mod support;
 
-#[path = "../it/machines/judge.rs"]
-mod judge;
-#[path = "../it/machines/table.rs"]
-#[allow(dead_code, reason = "shared with tests/it, which uses all of it")]
-mod table;
-
 mod alone;
 mod general;
 mod guest;
 mod limits;
 mod logins;
-mod machines;
 mod named;
 mod reboot;

@@ -1,4 +1,4 @@
-//! The commands of the table as a script, and what they printed beside the table. For the host's machines and the guest's.
+//! The commands of the table as a script, and what they printed beside the table. Knows nothing of how a machine is made.
 
 use super::table::{Cell, Row, SAYS};
 use crate::support::Output;

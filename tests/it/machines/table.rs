@@ -1,6 +1,6 @@
 //! The table of machines that give less, and what becomes of each command there. Data, and its picture for the manual.
 //!
-//! `tests/it/machines` makes the rows of [`HOST`] with `scripts/as-user`, `tests/vm/machines.rs` those of [`GUEST`].
+//! `tests/it/machines` makes the rows of [`HOST`] with `scripts/as-user`.
 
 /// What is tried on every machine, in this order: name, and a shell line that uses the image `busybox`.
 pub const COMMANDS: [(&str, &str); 8] = [
@@ -16,9 +16,6 @@ pub const COMMANDS: [(&str, &str); 8] = [
         "rl run --rm --network pasta busybox true",
     ),
 ];
-
-/// Tried in the guest only: where the host's kernel has the memory controller in version 1, nobody can be handed it.
-pub const MEMORY: (&str, &str) = ("--memory", "rl run --rm --memory 64m busybox true");
 
 /// What a command that works prints; anything where nothing is said here.
 pub const SAYS: [(&str, &str); 4] = [
@@ -50,7 +47,7 @@ pub struct Row {
     pub name: &'static str,
     /// What is missing, for the manual.
     pub missing: &'static str,
-    /// Options of `scripts/as-user`; for the guest a script of root's.
+    /// Options of `scripts/as-user`.
     pub made: &'static [&'static str],
     /// A line of the user's before all, in a shell that stands in `$DIR`; `outer` is put before the shell of the commands.
     pub before: &'static str,
@@ -157,23 +154,6 @@ macro_rules! nothing_runs {
             ("stats", Nothing),
             ("pause", Nothing),
             ("--network pasta", Code($code)),
-        ]
-    };
-}
-
-/// The same where the limit is tried, too.
-macro_rules! nothing_runs_at_all {
-    ($code:literal) => {
-        &[
-            ("pull", Code($code)),
-            ("run", Code($code)),
-            ("run -u 1000", Code($code)),
-            ("run -d", Code($code)),
-            ("exec", Nothing),
-            ("stats", Nothing),
-            ("pause", Nothing),
-            ("--network pasta", Code($code)),
-            ("--memory", Code($code)),
         ]
     };
 }
@@ -638,140 +618,37 @@ const NO_OVERLAY_COPY: &str = "no overlay can be mounted (…): copying the imag
 const NO_NAME: &str = "the host name cannot be set, for an outer container forbids it: …: keeping that of this machine (rl explain RL-U05)";
 const NO_NET: &str = "the kernel allows no more network namespaces (user.max_net_namespaces): using the host's network (rl explain RL-U03)";
 
-/// Machines that need another kernel, or more than root in a namespace: the guest of `scripts/vm`, as the user dev.
-pub const GUEST: &[Row] = &[
-    Row {
-        name: "a_login_of_systemd",
-        missing: "nothing",
-        made: &["true", "true"],
-        before: "",
-        cells: &[],
-    },
-    Row {
-        name: "user_namespaces_switched_off",
-        missing: "user namespaces (`kernel.unprivileged_userns_clone=0`)",
-        made: &[
-            "sysctl -q kernel.unprivileged_userns_clone=0",
-            "sysctl -q kernel.unprivileged_userns_clone=1",
-        ],
-        before: "",
-        cells: nothing_runs_at_all!("RL-U02"),
-    },
-    Row {
-        name: "no_module_for_overlays",
-        missing: "the module `overlay`",
-        made: &[
-            "echo 'install overlay /bin/false' >/etc/modprobe.d/no.conf; modprobe -r overlay || true",
-            "rm /etc/modprobe.d/no.conf",
-        ],
-        before: "",
-        cells: &[
-            ("run", Less(&[NO_OVERLAY_FUSE])),
-            ("run -u 1000", Less(&[NO_OVERLAY_FUSE])),
-            ("run -d", Less(&[NO_OVERLAY_FUSE])),
-            ("--network pasta", Less(&[NO_OVERLAY_FUSE])),
-            ("--memory", Less(&[NO_OVERLAY_FUSE])),
-        ],
-    },
-    Row {
-        name: "no_module_for_tun",
-        missing: "the module `tun`",
-        made: &[
-            "echo 'install tun /bin/false' >/etc/modprobe.d/no.conf; modprobe -r tun || true",
-            "rm /etc/modprobe.d/no.conf; modprobe tun",
-        ],
-        before: "",
-        cells: &[
-            ("run", Less(&[NO_TUN])),
-            ("run -u 1000", Less(&[NO_TUN])),
-            ("run -d", Less(&[NO_TUN])),
-            ("--network pasta", Code("RL-N01")),
-            ("--memory", Less(&[NO_TUN])),
-        ],
-    },
-    Row {
-        name: "a_home_on_nfs",
-        missing: "a home on a disk of this machine (NFS, root squashed)",
-        made: &[NFS, NO_NFS],
-        before: "unset RL_ROOT; export HOME=/mnt/nfs/dev; /srv/rl system reset -f >/dev/null 2>&1",
-        cells: &[(
-            "pull",
-            Less(&[
-                "`/mnt/nfs/dev/.local/share/rl` is on NFS, which keeps no owners and no layers of images: keeping images and containers in `/var/tmp/rl-1000` (rl explain RL-F01)",
-            ]),
-        )],
-    },
-    Row {
-        name: "a_store_on_nfs",
-        missing: "a store, named by `--root`, on a disk of this machine (NFS)",
-        made: &[NFS, NO_NFS],
-        before: "export RL_ROOT=/mnt/nfs/dev/store",
-        cells: &[],
-    },
-    Row {
-        name: "hidden_processes",
-        missing: "the processes of others (`hidepid=2`)",
-        made: &[
-            "mount -o remount,hidepid=2 /proc",
-            "mount -o remount,hidepid=0 /proc",
-        ],
-        before: "",
-        cells: &[],
-    },
-    Row {
-        name: "apparmor_without_capabilities",
-        missing: "all capabilities, by a profile of AppArmor's",
-        made: &[APPARMOR, "apparmor_parser -R /tmp/profile"],
-        before: "",
-        cells: nothing_runs_at_all!("RL-U05"),
-    },
-];
-
-/// A real server on loopback.
-const NFS: &str = "mkdir -p /export/dev /mnt/nfs; chown dev: /export/dev; echo '/export *(rw,sync,no_subtree_check,fsid=1,insecure)' >/etc/exports
-    systemctl start nfs-server; exportfs -ra; mount -t nfs -o vers=4.2 127.0.0.1:/ /mnt/nfs 2>/dev/null || mount -t nfs -o vers=4.2 127.0.0.1:/export /mnt/nfs; ls -d /mnt/nfs/dev";
-const NO_NFS: &str = "umount -l /mnt/nfs; systemctl stop nfs-server; rm -rf /export";
-/// What Ubuntu's restriction does to a program without a profile: the namespace is made, and no right in it is given.
-const APPARMOR: &str = "printf 'profile rl /srv/rl flags=(attach_disconnected,mediate_deleted) {\\n  file,\\n  network,\\n  unix,\\n  signal,\\n  ptrace,\\n  dbus,\\n  mount,\\n  umount,\\n  pivot_root,\\n  /** ux,\\n  audit deny capability,\\n}\\n' >/tmp/profile
-    apparmor_parser -r /tmp/profile";
-
 /// What the manual shows.
 pub fn page() -> String {
     let mut text = PAGE.to_owned();
     let mut lines: Vec<&str> = Vec::new();
-    for (title, rows, more) in [
-        ("On one machine", HOST, None),
-        ("In a virtual machine", GUEST, Some(MEMORY)),
-    ] {
-        let commands = || COMMANDS.into_iter().chain(more);
-        text += &format!("\n## {title}\n\n| what is missing |");
-        for (name, _) in commands() {
-            text += &format!(" `{name}` |");
+    text += "\n## The machines\n\n| what is missing |";
+    for (name, _) in COMMANDS {
+        text += &format!(" `{name}` |");
+    }
+    text += &format!("\n|{}\n", " --- |".repeat(COMMANDS.len() + 1));
+    for row in HOST {
+        text += &format!("| {} |", row.missing);
+        for (command, _) in COMMANDS {
+            let cell = match row.cell(command) {
+                Cell::Works => "works".to_owned(),
+                Nothing => "–".to_owned(),
+                Code(code) => code.to_owned(),
+                Less(said) => {
+                    let number = |line: &&'static str| {
+                        let at = lines.iter().position(|known| known == line);
+                        let at = at.unwrap_or_else(|| {
+                            lines.push(line);
+                            lines.len() - 1
+                        });
+                        format!("[{}]", at + 1)
+                    };
+                    said.iter().map(number).collect::<Vec<_>>().join(" ")
+                }
+            };
+            text += &format!(" {cell} |");
         }
-        text += &format!("\n|{}\n", " --- |".repeat(commands().count() + 1));
-        for row in rows {
-            text += &format!("| {} |", row.missing);
-            for (command, _) in commands() {
-                let cell = match row.cell(command) {
-                    Cell::Works => "works".to_owned(),
-                    Nothing => "–".to_owned(),
-                    Code(code) => code.to_owned(),
-                    Less(said) => {
-                        let number = |line: &&'static str| {
-                            let at = lines.iter().position(|known| known == line);
-                            let at = at.unwrap_or_else(|| {
-                                lines.push(line);
-                                lines.len() - 1
-                            });
-                            format!("[{}]", at + 1)
-                        };
-                        said.iter().map(number).collect::<Vec<_>>().join(" ")
-                    }
-                };
-                text += &format!(" {cell} |");
-            }
-            text.push('\n');
-        }
+        text.push('\n');
     }
     text += "\n## The lines\n\n";
     for (position, line) in lines.iter().enumerate() {
