@@ -11,7 +11,7 @@ pub mod emulation;
 pub mod events;
 pub mod exec;
 pub mod follow;
-mod foreground;
+pub mod foreground;
 pub mod group;
 pub mod health;
 pub mod joined;

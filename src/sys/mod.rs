@@ -10,6 +10,7 @@ pub mod namespace;
 pub mod net;
 pub mod netlink;
 pub mod process;
+pub mod schedule;
 pub mod signal;
 pub mod socket;
 pub mod tty;
