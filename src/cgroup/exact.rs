@@ -208,6 +208,10 @@ impl Files {
                 "cpu.weight",
                 weight.to_string(),
             );
+            // The usual share is what a group has anyway; containerd asks for it always.
+            if let Some(last) = self.0.last_mut() {
+                last.optional = shares == 1024;
+            }
         }
         let quota = cpu.quota.filter(|quota| *quota != 0);
         let period = cpu.period.filter(|period| *period != 0);

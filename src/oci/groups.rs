@@ -32,6 +32,8 @@ pub enum Maker {
 pub struct Place {
     /// The group's directory; none where it is in the caller's.
     pub path: Option<PathBuf>,
+    /// The highest group that was made for it: those down to its own go with it, where nobody else is in them.
+    pub top: Option<PathBuf>,
     /// The unit of systemd's that the group lies in.
     pub scope: Option<String>,
 }
@@ -66,6 +68,14 @@ impl Place {
         if let Some(group) = self.group() {
             group.remove()?;
         }
+        if let (Some(top), Some(path)) = (&self.top, &self.path) {
+            for above in path.ancestors().skip(1) {
+                // Somebody else's group may stand in it.
+                if !above.starts_with(top) || rustix::fs::rmdir(above).is_err() {
+                    break;
+                }
+            }
+        }
         if let Some(scope) = &self.scope
             && let Some(manager) = Manager::find()
         {
@@ -79,8 +89,8 @@ impl Place {
 /// The group for a container, made but for what systemd has to be asked for.
 #[derive(Debug)]
 pub enum Made {
-    /// Here it is.
-    Group(Group),
+    /// Here it is, and the highest group that was made on the way.
+    Group(Group, PathBuf),
     /// When there is a process: slice and name.
     Scope(String, String),
     /// The container stays where its caller is.
@@ -123,8 +133,8 @@ pub fn make(
             }
             let wanted = path.is_some() || resources.limits();
             match files(path, id) {
-                Ok(group) => match limit(&group, resources) {
-                    Ok(()) => Ok(Made::Group(group)),
+                Ok((group, top)) => match limit(&group, resources) {
+                    Ok(()) => Ok(Made::Group(group, top)),
                     Err(error) => {
                         let _ = group.remove(); // the error says more
                         Err(error)
@@ -151,7 +161,7 @@ fn limit(group: &Group, resources: &Resources) -> Result<()> {
 }
 
 /// A path below the mount: absolute there, or below the parent of our own group.
-fn files(path: Option<&str>, id: &str) -> Result<Group> {
+fn files(path: Option<&str>, id: &str) -> Result<(Group, PathBuf)> {
     let path = Path::new(path.unwrap_or(id));
     let inside = |part: Component<'_>| match part {
         Component::Normal(name) => Some(PathBuf::from(name)),
@@ -187,6 +197,7 @@ fn files(path: Option<&str>, id: &str) -> Result<Group> {
     let mut group = Group::open(&base).with_context(doing)?;
     let mut above = base.clone();
     let mut made = false;
+    let mut top = None;
     for part in &relative {
         hand_down(&group);
         let next = above.join(part);
@@ -197,6 +208,7 @@ fn files(path: Option<&str>, id: &str) -> Result<Group> {
             }
             Err(error) if error.errno == Errno::NOENT => {
                 made = true;
+                top.get_or_insert_with(|| next.clone());
                 group.create(&part.to_string_lossy()).with_context(doing)?
             }
             Err(error) => return Err(error).with_context(doing),
@@ -210,7 +222,8 @@ fn files(path: Option<&str>, id: &str) -> Result<Group> {
         ))
         .into());
     }
-    Ok(group)
+    let top = top.unwrap_or_else(|| group.path().to_owned());
+    Ok((group, top))
 }
 
 /// Hands down every controller that can be. What is missing is found where it is needed.
@@ -276,6 +289,7 @@ pub fn enter_scope(slice: &str, name: &str, pid: i32, resources: &Resources) -> 
     manager.start_scope(&scope)?;
     let mut place = Place {
         path: None,
+        top: None,
         scope: Some(name.to_owned()),
     };
     let inside = || -> Result<Group> {

@@ -143,10 +143,8 @@ impl parent::Runtime for Making<'_> {
             let resources = &self.container.record.resources;
             self.container.record.place = groups::enter_scope(slice, name, pid, resources)?;
         }
-        if let Some(group) = self.container.record.place.group() {
-            super::devices::enforce(&group, &self.container.record)?;
-        }
-        Ok(())
+        let record = &self.container.record;
+        super::devices::enforce(&record.place, &record.resources)
     }
 
     fn console(&mut self, console: OwnedFd) -> Result<()> {
@@ -239,14 +237,19 @@ fn make_claimed(
         global.tolerant,
     )?;
     let (group, scope): (Option<Group>, _) = match made {
-        Made::Group(group) => (Some(group), None),
+        Made::Group(group, top) => {
+            let place = Place {
+                path: Some(group.path().to_owned()),
+                top: Some(top),
+                scope: None,
+            };
+            container.record.place = place.clone();
+            *made_place = place;
+            (Some(group), None)
+        }
         Made::Scope(slice, name) => (None, Some((slice, name))),
         Made::None => (None, None),
     };
-    if let Some(group) = &group {
-        container.record.place.path = Some(group.path().to_owned());
-        made_place.path = Some(group.path().to_owned());
-    }
     let order = translate::order(&container.record.spec);
     let oci = container.record.spec.oci.clone().unwrap_or_default();
     let creation = parent::Creation {

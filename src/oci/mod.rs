@@ -311,11 +311,10 @@ fn global(cli: &Cli) -> Result<Global, Fail> {
             )));
         }
     };
-    let root = rustix::process::geteuid().is_root();
     let tolerant = match cli.rootless.as_str() {
         "true" => true,
         "false" => false,
-        "auto" | "" => !root || !has_all_ids(),
+        "auto" | "" => !is_real_root(),
         other => {
             return Err(Fail::usage(format!(
                 "--rootless: `{other}` is not one of true, false, auto"
@@ -341,9 +340,14 @@ fn has_all_ids() -> bool {
     })
 }
 
+/// Whether this process is root of the machine, not of a user namespace.
+fn is_real_root() -> bool {
+    rustix::process::geteuid().is_root() && has_all_ids()
+}
+
 /// As runc's: the runtime directory of a user, also of one who is root of a user namespace.
 fn default_root() -> PathBuf {
-    let own = rustix::process::geteuid().is_root() && has_all_ids();
+    let own = is_real_root();
     let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !own && !dir.is_empty());
     match dir {
         Some(dir) => PathBuf::from(dir).join("rl-runtime"),

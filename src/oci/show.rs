@@ -45,9 +45,7 @@ pub fn list(format: &str, quiet: bool, global: &Global) -> Result<()> {
     }
     match format {
         "table" => {
-            let mut table = tabwriter::TabWriter::new(Vec::new())
-                .minwidth(9)
-                .padding(3);
+            let mut table = tabwriter::TabWriter::new(Vec::new()).minwidth(9).padding(3);
             let doing = "writing the table";
             writeln!(table, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER").context(doing)?;
             for one in &all {

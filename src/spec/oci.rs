@@ -349,12 +349,6 @@ impl Propagation {
         let of = |name: &str, recursive| flag(name).map(|flag| Self { flag, recursive });
         of(word, false).or_else(|| of(word.strip_prefix('r')?, true))
     }
-
-    /// Whether what is mounted goes both ways.
-    #[must_use]
-    pub fn is_shared(self) -> bool {
-        self.flag == 1 << 20
-    }
 }
 
 /// One entry of `linux.devices`.
@@ -598,7 +592,7 @@ mod tests {
     fn propagations_have_a_recursive_kin() {
         let slave = Propagation::parse("rslave").unwrap();
         assert_eq!((slave.flag, slave.recursive), (1 << 19, true));
-        assert!(Propagation::parse("shared").unwrap().is_shared());
+        assert_eq!(Propagation::parse("shared").unwrap().flag, 1 << 20);
         assert_eq!(Propagation::parse("rec"), None);
     }
 }

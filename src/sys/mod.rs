@@ -3,6 +3,7 @@
 //! Knows nothing of containers. An [`Error`] prints the call as strace would:
 //! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
 
+pub mod bpf;
 pub mod confine;
 pub mod fs;
 pub mod mount;

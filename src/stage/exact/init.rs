@@ -107,6 +107,7 @@ pub fn run(host: &mut Host, order: &Order, oci: &Oci, listener: Option<OwnedFd>)
     drop(root);
     let env = environment(&spec.process, &home);
     let program = Program::find(spec, &env)?;
+    program.check()?;
     session(terminal.as_ref())?;
     own_streams(oci.user.uid);
     drop(terminal);

@@ -36,6 +36,7 @@ pub fn run(host: &mut Host, visit: &Visit, oci: &Oci) -> Result<()> {
     drop(root);
     let env = init::environment(&spec.process, &home);
     let program = Program::find(spec, &env)?;
+    program.check()?;
     init::session(terminal.as_ref())?;
     init::own_streams(oci.user.uid);
     drop(terminal);
