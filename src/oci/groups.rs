@@ -162,7 +162,9 @@ fn limit(group: &Group, resources: &Resources) -> Result<()> {
 
 /// A path below the mount: absolute there, or below the parent of our own group.
 fn files(path: Option<&str>, id: &str) -> Result<(Group, PathBuf)> {
-    let path = Path::new(path.unwrap_or(id));
+    // Containers of other state directories may have the same id, and nobody asked for a name.
+    let own = format!("{id}.{}", rustix::process::getpid().as_raw_nonzero());
+    let path = Path::new(path.unwrap_or(&own));
     let inside = |part: Component<'_>| match part {
         Component::Normal(name) => Some(PathBuf::from(name)),
         Component::RootDir | Component::CurDir => Some(PathBuf::new()),

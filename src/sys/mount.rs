@@ -356,6 +356,29 @@ pub fn propagate_root(flag: u64, recursive: Recursive) -> Result<()> {
         .map_err(|errno| Error::new(format!("mount(\"/\", {flag:#x})"), errno))
 }
 
+/// As [`pivot`], from a tree that is shared with the host: what is unmounted here stays there.
+///
+/// # Errors
+/// As [`pivot`].
+pub fn pivot_from_shared(root: BorrowedFd<'_>) -> Result<()> {
+    let old = super::fs::open_trusted(
+        Path::new("/"),
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY,
+    )?;
+    rustix::process::fchdir(root).map_err(|errno| Error::new("fchdir(root)", errno))?;
+    rustix::process::pivot_root(".", ".")
+        .map_err(|errno| Error::new("pivot_root(\".\", \".\")", errno))?;
+    rustix::process::fchdir(&old).map_err(|errno| Error::new("fchdir(old root)", errno))?;
+    rustix::mount::mount_change(
+        ".",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(|errno| Error::new("mount(\".\", MS_SLAVE|MS_REC)", errno))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)
+        .map_err(|errno| Error::new("umount2(\".\", MNT_DETACH)", errno))?;
+    rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
+}
+
 /// What [`pivot`] does where the root file system of the machine is one that cannot be left: moves the mount to `/` and
 /// enters it by chroot(2).
 ///

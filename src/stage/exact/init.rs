@@ -258,7 +258,7 @@ fn enter_root(oci: &Oci, root: &Root) -> Result<()> {
     if oci.no_pivot {
         sys::mount::move_to_root(root.as_fd())?;
     } else {
-        sys::mount::pivot(root.as_fd())?;
+        sys::mount::pivot_from_shared(root.as_fd())?;
     }
     if let Some(propagation) = oci.propagation {
         let depth = if propagation.recursive {
