@@ -40,8 +40,7 @@ pub const WORD: &str = "runtime";
     name = "rl runtime",
     about = "Run OCI bundles as runc does",
     disable_version_flag = true,
-    disable_help_subcommand = false,
-    subcommand_required = false,
+    disable_help_subcommand = true,
     arg_required_else_help = true
 )]
 struct Cli {

@@ -49,6 +49,7 @@ mod oci;
 mod oci_bad;
 mod oci_life;
 mod oci_podman;
+mod oci_root;
 mod policy;
 mod ports;
 mod ps;

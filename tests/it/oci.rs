@@ -141,7 +141,7 @@ const PROCESS: &[Clause] = &[
         clause: "config.md#user",
         name: "uid, gid and additionalGids",
         who: All,
-        not: &[],
+        not: &["runc"],
         change: |c| c["process"]["user"] = json!({"uid": 5, "gid": 6, "additionalGids": [7, 8]}),
         script: "id -u; id -g; grep ^Groups /proc/self/status | tr -s '\\t ' ' '",
         then: Says("5\n6\nGroups: 7 8"),
@@ -525,7 +525,7 @@ const MOUNTS: &[Clause] = &[
         clause: "config.md#mounts",
         name: "propagation: shared and slave",
         who: All,
-        not: &[],
+        not: &["crun"],
         change: |c| {
             mount(
                 c,
@@ -543,7 +543,7 @@ const MOUNTS: &[Clause] = &[
         clause: "config.md#mounts",
         name: "propagation: unbindable",
         who: All,
-        not: &[],
+        not: &["crun"],
         change: |c| {
             mount(
                 c,
@@ -723,7 +723,7 @@ const NAMESPACES: &[Clause] = &[
         clause: "config-linux.md#user-namespace-mappings",
         name: "no user namespace for who is not root",
         who: User("root needs none"),
-        not: &[],
+        not: &["crun"],
         change: |c| {
             without(c, "user");
             c["linux"].as_object_mut().unwrap().remove("uidMappings");
@@ -736,7 +736,7 @@ const NAMESPACES: &[Clause] = &[
         clause: "config-linux.md#offset-for-time-namespace",
         name: "timeOffsets",
         who: All,
-        not: &["runc"],
+        not: &["runc", "crun"],
         change: |c| {
             push(&mut c["linux"]["namespaces"], json!({"type": "time"}));
             c["linux"]["timeOffsets"] =
@@ -770,7 +770,7 @@ const LINUX: &[Clause] = &[
         clause: "config-linux.md#devices",
         name: "a character device",
         who: All,
-        not: &[],
+        not: &["crun"],
         change: |c| {
             c["linux"]["devices"] =
                 json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}])
@@ -862,7 +862,7 @@ const LINUX: &[Clause] = &[
         clause: "config-linux.md#rootfs-mount-propagation",
         name: "shared",
         who: All,
-        not: &["crun"],
+        not: &["runc", "crun"],
         change: |c| c["linux"]["rootfsPropagation"] = json!("shared"),
         script: "awk '$5 == \"/\"' /proc/self/mountinfo | grep -c shared:",
         then: Says("1"),
@@ -871,7 +871,7 @@ const LINUX: &[Clause] = &[
         clause: "config-linux.md#personality",
         name: "LINUX32",
         who: All,
-        not: &[],
+        not: &["runc"],
         change: |c| c["linux"]["personality"] = json!({"domain": "LINUX32"}),
         script: "uname -m",
         then: Says("i686"),
@@ -907,7 +907,7 @@ const LINUX: &[Clause] = &[
         clause: "config-linux.md#seccomp",
         name: "flags, LOG and TRACE",
         who: All,
-        not: &[],
+        not: &["runc"],
         change: |c| c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"], "syscalls": [{"names": ["sync"], "action": "SCMP_ACT_LOG"}, {"names": ["mkdir"], "action": "SCMP_ACT_TRACE", "errnoRet": 5}]}),
         script: "mkdir /x 2>&1 | grep -c 'not implemented'",
         then: Says("1"),
@@ -941,7 +941,7 @@ const RESOURCES: &[Clause] = &[
         clause: "config-linux.md#unified",
         name: "unified",
         who: All,
-        not: &[],
+        not: &["crun"],
         change: |c| c["linux"]["resources"] = json!({"unified": {"cgroup.max.depth": "5"}}),
         script: "mkdir -p /cg; mount -t cgroup2 none /cg 2>/dev/null; cat /sys/fs/cgroup/cgroup.max.depth",
         then: Says("5"),
@@ -950,7 +950,7 @@ const RESOURCES: &[Clause] = &[
         clause: "config-linux.md#huge-page-limits",
         name: "hugepageLimits",
         who: All,
-        not: &[],
+        not: &["crun"],
         change: |c| {
             c["linux"]["resources"] =
                 json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]})
@@ -973,7 +973,7 @@ const RESOURCES: &[Clause] = &[
         who: Root(
             "the kernel takes such programs from root only, and who is not root can open no node that was not bound",
         ),
-        not: &[],
+        not: &["crun"],
         change: |c| {
             c["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}]});
             for set in ["bounding", "effective", "permitted"] {

@@ -105,9 +105,10 @@ fn one(node: &Node, root: &Root) -> Result<()> {
         "b" => FileType::BlockDevice,
         _ => FileType::Fifo,
     };
-    let number = match kind {
-        FileType::Fifo => 0,
-        _ => rustix::fs::makedev(node.major.unwrap_or(0), node.minor.unwrap_or(0)),
+    let number = if kind == FileType::Fifo {
+        0
+    } else {
+        rustix::fs::makedev(node.major.unwrap_or(0), node.minor.unwrap_or(0))
     };
     let mode = Mode::from_raw_mode(node.file_mode.unwrap_or(0o666) & 0o7777);
     match rustix::fs::mknodat(&parent, name, kind, mode, number) {

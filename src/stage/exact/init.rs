@@ -115,7 +115,7 @@ pub fn run(host: &mut Host, order: &Order, oci: &Oci, listener: Option<OwnedFd>)
     confine::limits(&spec.confinement)?;
     host.say(&ToHost::Created, None)?;
     host.leave();
-    if let Some(exit) = wait_for_start(host, listener)? {
+    if let Some(exit) = wait_for_start(host, &listener)? {
         return Ok(exit);
     }
     hooks::run(
@@ -399,12 +399,12 @@ pub(super) fn state(spec: &ContainerSpec, oci: &Oci, status: &str, pid: i32) -> 
 }
 
 /// Waits for somebody to start the program; how it ends when a signal comes first.
-fn wait_for_start(host: &mut Host, listener: UnixListener) -> Result<Option<Exit>> {
+fn wait_for_start(host: &mut Host, listener: &UnixListener) -> Result<Option<Exit>> {
     // Pid 1 would not even notice a signal that it does not handle (pid_namespaces(7)).
     let signals = sys::signal::Queue::all()?;
     loop {
         let mut fds = [
-            PollFd::new(&listener, PollFlags::IN),
+            PollFd::new(listener, PollFlags::IN),
             PollFd::new(&signals, PollFlags::IN),
         ];
         match rustix::event::poll(&mut fds, None) {

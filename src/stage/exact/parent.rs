@@ -237,7 +237,7 @@ impl Joined {
                     rest.push(fd);
                 }
                 Kind::Pid | Kind::Network | Kind::Ipc | Kind::Uts | Kind::Cgroup | Kind::Time => {
-                    rest.push(fd)
+                    rest.push(fd);
                 }
             }
         }
