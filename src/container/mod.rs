@@ -376,6 +376,7 @@ fn order(
         } else {
             Vec::new()
         },
+        ahead: net::ahead::Link::plan(&machine.network, &machine.ports),
         wait_for_network: machine.network.is_awaited(),
         own_group: group.is_some(),
         spec,
@@ -492,7 +493,11 @@ fn write_etc(
     network: &net::Chosen,
     dir: &Path,
 ) -> Result<Vec<(PathBuf, String)>> {
-    let host = names::Host::read();
+    let host = if *network == net::Chosen::None {
+        names::Host::files()
+    } else {
+        names::Host::read()
+    };
     let hostname = spec.hostname.as_deref();
     let mut files = vec![("hostname", format!("{}\n", hostname.unwrap_or_default()))];
     if !spec.names.keep_hosts {

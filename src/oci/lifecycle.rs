@@ -476,6 +476,7 @@ pub fn attend(child: &Child, console: Option<OwnedFd>) -> Result<u8> {
         interactive,
         sig_proxy: true,
         host: None,
+        helper: None,
         membership: None,
         leave: None,
         checks: None,

@@ -301,6 +301,7 @@ pub fn order(spec: &ContainerSpec) -> Order {
         drop_ins: Vec::new(),
         volumes: Vec::new(),
         raise_loopback: oci.makes(Kind::Network),
+        ahead: None,
         egress: None,
         soft_sysctls: Vec::new(),
         wait_for_network: false,

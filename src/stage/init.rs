@@ -185,6 +185,16 @@ fn run(host: &mut Host) -> Result<Exit> {
     if let Some(oci) = &spec.oci {
         return exact::init::run(host, &order, oci, listener);
     }
+    // First: the helper comes up meanwhile.
+    let is_ahead = match &order.ahead {
+        Some(link) => {
+            // What cannot be had is the helper's to make, as everywhere else; it says why if it cannot either.
+            let made = link.make().is_ok();
+            host.say(&ToHost::LinkMade(made), None)?;
+            made
+        }
+        None => false,
+    };
     if let Some(offsets) = spec.namespaces.time {
         enter_time(offsets)?;
     }
@@ -230,7 +240,7 @@ fn run(host: &mut Host) -> Result<Exit> {
     sys::mount::pivot(root.as_fd())?;
     drop(root);
     enter_cwd(&spec.process)?;
-    if order.wait_for_network {
+    if order.wait_for_network && !is_ahead {
         host.wait_until(|host| host.network_ready)?;
     }
     let program = Program::find(spec, &program::environment(spec, &who))?;

@@ -5,8 +5,9 @@
 //!  parent.rs                                        init.rs
 //!     │ clone3 into all new namespaces ───────────────▶│ executes rl from a sealed mount
 //!     │ Start(order) ─────────────────────────────────▶│ mounts the root file system
-//!     │ newuidmap ∥ newgidmap ∥ pasta                  │
+//!     │ newuidmap ∥ newgidmap                          │ (makes its interface: net/ahead.rs)
 //!     │ Mapped ───────────────────────────────────────▶│ /proc /sys /dev, volumes, names
+//!     │◀───────────────────────────────────── LinkMade │ (then pasta; else that began with newuidmap)
 //!     │◀──────────────────────────────── Console + fd  │ (with a terminal)
 //!     │◀──────────────────────── OverlayRefused + why  │ (then fuse-overlayfs, then a copy)
 //!     │ RootMounted ──────────────────────────────────▶│
@@ -36,6 +37,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+use crate::net::ahead::Link;
 use crate::net::egress::Rule;
 use crate::spec::ContainerSpec;
 use seccomp::emulation::Emulation;
@@ -141,7 +143,10 @@ pub struct Order {
     pub egress: Option<Vec<Rule>>,
     /// Kernel settings of the new network namespace that make it more useful, and are none the user asked for.
     pub soft_sysctls: Vec<(String, String)>,
-    /// The program starts only after [`ToStage::NetworkReady`].
+    /// The interface to make at once; the answer is [`ToHost::LinkMade`].
+    #[serde(default)]
+    pub ahead: Option<Link>,
+    /// The program starts only after [`ToStage::NetworkReady`], but for an interface that was made ahead.
     pub wait_for_network: bool,
     /// Pid 1 begins in a control group of its own, where its view of the tree begins as well.
     pub own_group: bool,
@@ -202,6 +207,8 @@ pub enum ToHost {
     },
     /// Its squash file has to be mounted; the directory for it is shared.
     SquashWanted,
+    /// Whether the interface of [`Order::ahead`] is there for its helper.
+    LinkMade(bool),
     /// The terminal's other end comes with this message.
     Console,
     /// All is mounted: the runtime's hooks may run ([`exact`]).

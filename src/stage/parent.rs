@@ -69,11 +69,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// The process that carries its packets, and its name; its end leaves the container without a network.
+    /// The process that carries its packets; its end leaves the container without a network.
     #[must_use]
-    pub fn helper(&self) -> Option<(&'static str, &OwnedFd)> {
-        let uplink = self.uplink.as_ref()?;
-        Some((uplink.name, &uplink.child.pidfd))
+    pub fn helper(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
     }
 
     /// Ends what worked for the container, after its end.
@@ -88,6 +87,7 @@ impl Running {
     /// longer to take its interface away (40 ms) than to run the container.
     pub fn leave(self) {
         match self.uplink {
+            // Published ports are held by a helper, which has to let them go.
             Some(uplink) if self.ports.is_empty() => uplink.child.kill(),
             Some(uplink) => uplink.stop(),
             None => {}
@@ -199,18 +199,27 @@ fn bring_up(
         Some(_) => Vec::new(),
         None => std::mem::take(&mut ports),
     };
-    running.uplink = net::start(launch.network, helped, running.child.pid)?;
+    let ahead = launch.order.ahead.as_ref();
+    if ahead.is_none() {
+        running.uplink = net::start(launch.network, helped, None, running.child.pid)?;
+    }
     if !shares_ids(launch) {
         idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
     }
     if let Some(lease) = &mut lease {
         lease.plug(running.child.pid.as_raw_nonzero().get())?;
     }
-    if !launch.network.is_awaited() {
-        running.signals = Some(sys::signal::Queue::all()?);
-    }
     send(here, &ToStage::Mapped)?;
     let mut network = false;
+    if let Some(link) = ahead {
+        // It serves no ports: see `Link::plan`.
+        network = link_made(here)?;
+        let link = network.then_some(link);
+        running.uplink = net::start(launch.network, Vec::new(), link, running.child.pid)?;
+    }
+    if network || !launch.network.is_awaited() {
+        running.signals = Some(sys::signal::Queue::all()?);
+    }
     loop {
         if !network && !has_message(here)? {
             if let Some(uplink) = &mut running.uplink {
@@ -256,10 +265,33 @@ fn bring_up(
                 running.fuse.push(child);
                 send(here, &ToStage::SquashMounted)?;
             }
-            ToHost::Done(_) | ToHost::Hooks | ToHost::Created | ToHost::Listener => {
-                return Err(Fail::system("pid 1 answered as another").into());
+            ToHost::Done(_)
+            | ToHost::LinkMade(_)
+            | ToHost::Hooks
+            | ToHost::Created
+            | ToHost::Listener => {
+                return Err(Fail::system("pid 1 gave an answer to no question").into());
             }
         }
+    }
+}
+
+/// Waits until pid 1 has made the interface of the order, or could not.
+fn link_made(here: &mut Channel) -> Result<bool> {
+    let Some((message, _)) = here.receive().context("listening to pid 1")? else {
+        return Err(Fail::system(Gone.to_string()).into());
+    };
+    match parse(&message)? {
+        ToHost::LinkMade(made) => Ok(made),
+        ToHost::Failed(fail) => Err(fail.into()),
+        ToHost::Console
+        | ToHost::Notice(_)
+        | ToHost::SquashWanted
+        | ToHost::OverlayRefused { .. }
+        | ToHost::Hooks
+        | ToHost::Created
+        | ToHost::Listener
+        | ToHost::Done(_) => Err(Fail::system("pid 1 spoke out of turn").into()),
     }
 }
 
@@ -425,6 +457,7 @@ pub fn join_answered(
                 | ToHost::Notice(_)
                 | ToHost::Hooks
                 | ToHost::Created
+                | ToHost::LinkMade(_)
                 | ToHost::Done(_) => {
                     return Err(Fail::system("a joining process answered as another").into());
                 }
@@ -530,6 +563,7 @@ pub fn job_with(
             ToHost::Failed(fail) => Err(fail.into()),
             ToHost::Console
             | ToHost::Notice(_)
+            | ToHost::LinkMade(_)
             | ToHost::SquashWanted
             | ToHost::Hooks
             | ToHost::Created
@@ -650,6 +684,7 @@ pub(super) fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
             Ok(
                 ToHost::Console
                 | ToHost::Notice(_)
+                | ToHost::LinkMade(_)
                 | ToHost::Done(_)
                 | ToHost::SquashWanted
                 | ToHost::Hooks

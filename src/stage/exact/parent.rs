@@ -156,6 +156,7 @@ fn bring_up(
             ToHost::Failed(fail) => return Err(fail.into()),
             ToHost::OverlayRefused { .. }
             | ToHost::SquashWanted
+            | ToHost::LinkMade(_)
             | ToHost::Listener
             | ToHost::Done(_) => {
                 return Err(Fail::system("pid 1 answered as another").into());
@@ -183,6 +184,7 @@ pub fn start(stream: OwnedFd, answer: super::super::confine::Answer<'_>) -> Resu
             | ToHost::Notice(_)
             | ToHost::OverlayRefused { .. }
             | ToHost::SquashWanted
+            | ToHost::LinkMade(_)
             | ToHost::Done(_) => {
                 return Err(Fail::system("pid 1 answered as another").into());
             }
