@@ -300,6 +300,7 @@ pub fn order(spec: &ContainerSpec) -> Order {
         etc: Vec::new(),
         drop_ins: Vec::new(),
         volumes: Vec::new(),
+        layered: Vec::new(),
         raise_loopback: oci.makes(Kind::Network),
         ahead: None,
         egress: None,

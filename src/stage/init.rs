@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::program::{self, Program};
-use super::{Order, ToHost, ToStage, confine, exact, rootfs};
+use super::{Order, ToHost, ToStage, confine, exact, root, rootfs};
 use crate::error::{self, Fail};
 use crate::net::egress;
 use crate::spec::{Namespace, Process, TimeOffsets};
@@ -205,10 +205,17 @@ fn run(host: &mut Host) -> Result<Exit> {
     // Before: the kernel answers EACCES to an overlay whose owner has no id yet.
     host.wait_mapped()?;
     let mut notices = Vec::new();
-    let root = rootfs::mount_root(&order.root, order.driver, &mut notices, |need| {
-        ask_for(host, &need)
+    let inside = root::mount_root(&order.root, order.driver, &mut notices, |need| {
+        ask_for(host, &need, None)
     })
     .context("mounting the root file system")?;
+    for (position, layered) in order.layered.iter().enumerate() {
+        root::mount_layered(layered, &inside, order.driver, |need| {
+            ask_for(host, &need, Some(position))
+        })
+        .with_context(|| format!("mounting `{}`", layered.target))?;
+    }
+    let root = inside;
     for notice in notices {
         host.say(&ToHost::Notice(notice), None)?;
     }
@@ -233,6 +240,7 @@ fn run(host: &mut Host) -> Result<Exit> {
         None
     };
     let who = program::who(&spec.process, order.only_ids, &root)?;
+    rootfs::give_away(&order, &root, who.user.uid, who.user.gid)?;
     make_cwd(&spec.process, &root)?;
     if spec.read_only {
         rootfs::execute(&[rootfs::Op::ProtectRoot], &root)?;
@@ -287,16 +295,17 @@ fn enter_time(offsets: TimeOffsets) -> Result<()> {
     sys::process::setns(namespace.as_fd(), libc::CLONE_NEWTIME).context(doing)
 }
 
-fn ask_for(host: &mut Host, need: &rootfs::Need<'_>) -> Result<PathBuf> {
+fn ask_for(host: &mut Host, need: &root::Need<'_>, which: Option<usize>) -> Result<PathBuf> {
     let why = match need {
-        rootfs::Need::Squash(squash) => {
-            host.say(&ToHost::SquashWanted, None)?;
+        root::Need::Squash(squash) => {
+            host.say(&ToHost::SquashWanted { which }, None)?;
+            host.squash = false;
             host.wait_until(|host| host.squash)?;
             return Ok(squash.mount.clone());
         }
-        rootfs::Need::Root { why } => (*why).to_owned(),
+        root::Need::Root { why } => (*why).to_owned(),
     };
-    host.say(&ToHost::OverlayRefused { why }, None)?;
+    host.say(&ToHost::OverlayRefused { why, which }, None)?;
     host.wait_until(|host| host.root.is_some())?;
     host.root
         .take()

@@ -28,6 +28,7 @@ pub mod job;
 pub mod join;
 pub mod parent;
 pub mod program;
+pub mod root;
 pub mod rootfs;
 pub mod seccomp;
 pub mod user;
@@ -74,6 +75,21 @@ pub enum RootPlan {
     },
 }
 
+/// A mount of the spec's that is layers, as the root is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Layered {
+    /// The mount's target.
+    pub target: String,
+    /// Its layers: [`RootPlan::Overlay`].
+    pub plan: RootPlan,
+    /// A directory that is shown at the only one of the lower ones first: an absolute path on the host.
+    pub below: Option<PathBuf>,
+    /// A directory of the container's own, relative to the plan's base, that every start empties.
+    pub fresh: PathBuf,
+    /// What the image has at the target is copied into `below` first, if that is empty.
+    pub copy_up: bool,
+}
+
 /// A file with a squashfs in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SquashFile {
@@ -98,6 +114,17 @@ pub enum Driver {
     FuseOverlayfs,
     /// A copy of all layers for each container.
     Copy,
+}
+
+impl Order {
+    /// The root, or one of what is layered beside it.
+    #[must_use]
+    pub fn plan(&self, which: Option<usize>) -> Option<&RootPlan> {
+        match which {
+            None => Some(&self.root),
+            Some(position) => self.layered.get(position).map(|one| &one.plan),
+        }
+    }
 }
 
 impl Driver {
@@ -137,6 +164,8 @@ pub struct Order {
     pub drop_ins: Vec<(PathBuf, String)>,
     /// The directory of every named volume in the spec's mounts.
     pub volumes: Vec<(String, PathBuf)>,
+    /// What has to be laid over each other for one of the spec's mounts, beside the root.
+    pub layered: Vec<Layered>,
     /// The loopback interface has to be brought up.
     pub raise_loopback: bool,
     /// Where packets may go; everywhere without.
@@ -204,9 +233,14 @@ pub enum ToHost {
     OverlayRefused {
         /// The call and the answer.
         why: String,
+        /// Which of [`Order::layered`]; the root, where it is none.
+        which: Option<usize>,
     },
     /// Its squash file has to be mounted; the directory for it is shared.
-    SquashWanted,
+    SquashWanted {
+        /// As above.
+        which: Option<usize>,
+    },
     /// Whether the interface of [`Order::ahead`] is there for its helper.
     LinkMade(bool),
     /// The terminal's other end comes with this message.

@@ -250,18 +250,17 @@ fn bring_up(
             }
             ToHost::Failed(fail) => return Err(fail.into()),
             ToHost::Notice(line) => say(&line),
-            ToHost::OverlayRefused { why } => {
+            ToHost::OverlayRefused { why, which } => {
                 // A copy may take minutes, in which Ctrl-C must work.
                 let held = running.signals.take().is_some();
-                let path = mount_otherwise(launch, running, &why, say, copy_root)?;
+                let path = mount_otherwise(launch, which, running, &why, say, copy_root)?;
                 if held {
                     running.signals = Some(sys::signal::Queue::all()?);
                 }
                 send(here, &ToStage::RootMounted { path })?;
             }
-            ToHost::SquashWanted => {
-                let root = &launch.order.root;
-                let child = super::fuse::squash_of(root, running.child.pid)?;
+            ToHost::SquashWanted { which } => {
+                let child = super::fuse::squash_of(plan(launch, which)?, running.child.pid)?;
                 running.fuse.push(child);
                 send(here, &ToStage::SquashMounted)?;
             }
@@ -286,7 +285,7 @@ fn link_made(here: &mut Channel) -> Result<bool> {
         ToHost::Failed(fail) => Err(fail.into()),
         ToHost::Console
         | ToHost::Notice(_)
-        | ToHost::SquashWanted
+        | ToHost::SquashWanted { .. }
         | ToHost::OverlayRefused { .. }
         | ToHost::Hooks
         | ToHost::Created
@@ -453,7 +452,7 @@ pub fn join_answered(
                     }
                 }
                 ToHost::OverlayRefused { .. }
-                | ToHost::SquashWanted
+                | ToHost::SquashWanted { .. }
                 | ToHost::Notice(_)
                 | ToHost::Hooks
                 | ToHost::Created
@@ -564,10 +563,10 @@ pub fn job_with(
             ToHost::Console
             | ToHost::Notice(_)
             | ToHost::LinkMade(_)
-            | ToHost::SquashWanted
             | ToHost::Hooks
             | ToHost::Created
             | ToHost::Listener
+            | ToHost::SquashWanted { .. }
             | ToHost::OverlayRefused { .. } => Err(Fail::system("a job answered as pid 1").into()),
         }
     };
@@ -686,10 +685,10 @@ pub(super) fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
                 | ToHost::Notice(_)
                 | ToHost::LinkMade(_)
                 | ToHost::Done(_)
-                | ToHost::SquashWanted
                 | ToHost::Hooks
                 | ToHost::Created
                 | ToHost::Listener
+                | ToHost::SquashWanted { .. }
                 | ToHost::OverlayRefused { .. },
             ) => {}
             Err(error) => return Some(error),
@@ -733,21 +732,29 @@ pub(super) fn parse(message: &[u8]) -> Result<ToHost> {
     serde_json::from_slice(message).context("reading a message")
 }
 
+fn plan<'a>(launch: &'a Launch<'_>, which: Option<usize>) -> Result<&'a RootPlan> {
+    let plan = launch.order.plan(which);
+    plan.ok_or_else(|| Fail::system("pid 1 asked for what was not ordered").into())
+}
+
 /// What is left when the kernel mounts no overlay: fuse-overlayfs, then a copy.
 fn mount_otherwise(
     launch: &Launch<'_>,
+    which: Option<usize>,
     running: &mut Running,
     why: &str,
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<PathBuf> {
-    let (plan, driver) = (&launch.order.root, launch.order.driver);
+    let (plan, driver) = (plan(launch, which)?, launch.order.driver);
     let mut causes = vec![why.to_owned()];
     if driver != Driver::Copy {
         match super::fuse::overlay_of(plan, running.child.pid) {
             Ok((merged, child)) => {
+                // Once is enough.
+                let is_news = running.fuse.is_empty();
                 running.fuse.push(child);
-                if driver == Driver::Auto {
+                if driver == Driver::Auto && is_news {
                     say(&format!(
                         "the kernel mounts no overlay here ({why}): using fuse-overlayfs (rl explain RL-F03)"
                     ));
@@ -769,6 +776,17 @@ fn mount_otherwise(
             causes.join("; ")
         ))
         .hint("unpack it (unsquashfs), and use rl run --rootfs DIR")
+        .code("RL-F03")
+        .into());
+    }
+    let below = which.and_then(|position| launch.order.layered[position].below.as_ref());
+    if let Some(below) = below {
+        return Err(Fail::unsupported(format!(
+            "no layer can be laid over `{}` ({})",
+            below.display(),
+            causes.join("; ")
+        ))
+        .hint("`O` needs an overlay; mount the directory with `ro`, or a copy of it")
         .code("RL-F03")
         .into());
     }

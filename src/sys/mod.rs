@@ -14,6 +14,7 @@ pub mod process;
 pub mod schedule;
 pub mod signal;
 pub mod socket;
+pub mod tree;
 pub mod tty;
 
 use rustix::io::Errno;

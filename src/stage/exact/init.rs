@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::super::init::{self, Host};
 use super::super::program::{self, Program};
-use super::super::{Order, RootPlan, ToHost, confine, join, rootfs, user};
+use super::super::{Order, RootPlan, ToHost, confine, join, root, rootfs, user};
 use super::{devices, hooks, mounts};
 use crate::error::Fail;
 use crate::spec::oci::{self, Kind, Oci, Propagation};
@@ -219,7 +219,7 @@ fn mount_root(order: &Order, oci: &Oci) -> Result<Root> {
     sys::mount::propagate(below.as_fd(), 1 << 18, Recursive::No)
         .context("making the mount that the root stands on private")?;
     drop(below);
-    rootfs::mount_root(&order.root, order.driver, &mut Vec::new(), |_| {
+    root::mount_root(&order.root, order.driver, &mut Vec::new(), |_| {
         Err(Fail::system("a directory needs no help").into())
     })
     .context("root.path: mounting the root file system")

@@ -155,7 +155,7 @@ fn bring_up(
             ToHost::Notice(line) => runtime.notice(&line),
             ToHost::Failed(fail) => return Err(fail.into()),
             ToHost::OverlayRefused { .. }
-            | ToHost::SquashWanted
+            | ToHost::SquashWanted { .. }
             | ToHost::LinkMade(_)
             | ToHost::Listener
             | ToHost::Done(_) => {
@@ -183,7 +183,7 @@ pub fn start(stream: OwnedFd, answer: super::super::confine::Answer<'_>) -> Resu
             | ToHost::Created
             | ToHost::Notice(_)
             | ToHost::OverlayRefused { .. }
-            | ToHost::SquashWanted
+            | ToHost::SquashWanted { .. }
             | ToHost::LinkMade(_)
             | ToHost::Done(_) => {
                 return Err(Fail::system("pid 1 answered as another").into());
