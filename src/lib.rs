@@ -28,8 +28,17 @@ mod container;
 mod doctor;
 
 mod cli;
+mod oci;
 
 use std::process::ExitCode;
+
+/// Whether this program was called by a name that runtimes have.
+fn is_runtime() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&name).file_name();
+    name.and_then(|name| name.to_str())
+        .is_some_and(|name| oci::NAMES.contains(&name))
+}
 
 /// The program: a command for people, or one of the processes that it starts (docs/architecture.md).
 #[must_use]
@@ -60,6 +69,8 @@ pub fn main() -> ExitCode {
         Some(container::health::HEALTH) => {
             container::health::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }
+        Some(oci::WORD) => oci::main(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+        _ if is_runtime() => oci::main(&std::env::args_os().skip(1).collect::<Vec<_>>()),
         _ => cli::main(&std::env::args_os().collect::<Vec<_>>()),
     }
 }

@@ -12,7 +12,7 @@ pub mod events;
 pub mod exec;
 mod files;
 pub mod follow;
-mod foreground;
+pub mod foreground;
 pub mod group;
 pub mod health;
 pub mod joined;

@@ -6,7 +6,9 @@
 
 mod egress;
 mod mounts;
+pub mod oci;
 mod ports;
+pub mod resources;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -102,6 +104,9 @@ pub struct ContainerSpec {
     /// Its control group.
     #[serde(default)]
     pub cgroup: Cgroup,
+    /// What only a `config.json` can say; none for what people start.
+    #[serde(default)]
+    pub oci: Option<Box<oci::Oci>>,
 }
 
 /// Where a container's processes are counted, and how much they get.
@@ -520,6 +525,9 @@ pub struct Confinement {
     pub privileged: bool,
     /// The capabilities that stay, as `CAP_…` names, sorted.
     pub capabilities: Vec<String>,
+    /// The five sets where they are not all the same; `capabilities` is the bounding one then.
+    #[serde(default)]
+    pub capability_sets: Option<oci::Capabilities>,
     /// The system call filter.
     pub seccomp: Seccomp,
     /// `--root-emulation`.
@@ -813,6 +821,7 @@ mod tests {
             health: None,
             timeout_s: None,
             cgroup: Cgroup::default(),
+            oci: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! are only named here: mounting is the work of the root file system.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{Mode, OFlags};
@@ -13,7 +14,7 @@ use rustix::process::Resource;
 use super::seccomp::emulation::Emulation;
 use super::seccomp::{self, Filter, Machine, Target};
 use crate::error::Fail;
-use crate::spec::{Confinement, Rlimit, Seccomp};
+use crate::spec::{Confinement, Rlimit, Seccomp, oci};
 use crate::sys;
 
 /// Who the program is, in ids of the container.
@@ -308,15 +309,37 @@ pub fn apply(
     identity: &Identity,
     emulation: Option<&Emulation>,
 ) -> Result<()> {
-    // First what reads or allocates freely: a limit may forbid it later.
-    let emulated = emulation.map(|absent| absent.filter(Machine::HERE, &confinement.capabilities));
-    let filter = filter(confinement)?;
+    apply_answered(confinement, identity, emulation, None)
+}
+
+/// Takes the descriptor by which somebody answers what the filter asks.
+pub type Answer<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<()>;
+
+/// The limits alone: what can fail long before the program starts.
+///
+/// # Errors
+/// A limit that cannot be raised.
+pub fn limits(confinement: &Confinement) -> Result<()> {
     if let Some(score) = confinement.oom_score_adj {
         oom_score_adj(score)?;
     }
-    for limit in &confinement.rlimits {
-        rlimit(limit)?;
-    }
+    confinement.rlimits.iter().try_for_each(rlimit)
+}
+
+/// As [`apply`]; `answer` gets the other end of a filter that notifies.
+///
+/// # Errors
+/// As [`apply`], and those of `answer`.
+pub fn apply_answered(
+    confinement: &Confinement,
+    identity: &Identity,
+    emulation: Option<&Emulation>,
+    mut answer: Option<Answer<'_>>,
+) -> Result<()> {
+    // First what reads or allocates freely: a limit may forbid it later.
+    let emulated = emulation.map(|absent| absent.filter(Machine::HERE, &confinement.capabilities));
+    let filter = filter(confinement, answer.is_some())?;
+    limits(confinement)?;
     let kept = mask(&confinement.capabilities)?;
     let existing = drop_bounding_set(kept)?;
 
@@ -345,25 +368,51 @@ pub fn apply(
     };
     let permitted = sys::confine::permitted_capabilities()?;
     sys::confine::clear_ambient_set()?;
-    sys::confine::capset((own | load) & permitted)?;
+    match &confinement.capability_sets {
+        None => sys::confine::capset((own | load) & permitted)?,
+        Some(sets) => each_set(sets, load, permitted)?,
+    }
     if confinement.no_new_privileges {
         sys::confine::no_new_privs()?;
     }
     // The profile comes last: of two answers with an error number the later filter's counts, so that what the profile
     // refuses stays refused. What it kills, traps or traces does not get as far as an error number (seccomp(2)).
     for filter in filters {
-        load_filter(&filter)?;
+        match &mut answer {
+            Some(answer) if filter.notifies => answer(load_answered(&filter)?)?,
+            Some(_) | None => load_filter(&filter)?,
+        }
+    }
+    Ok(())
+}
+
+/// The five sets as they were asked for, as far as they can be had: the specification says that a container starts
+/// without those that its runtime does not have.
+fn each_set(sets: &oci::Capabilities, load: u64, had: u64) -> Result<()> {
+    let of = |names: &[String]| mask(names).map(|mask| mask & had);
+    let (effective, permitted) = (of(&sets.effective)?, of(&sets.permitted)?);
+    // What is in no bounding set cannot become inheritable (capset(2)).
+    let inheritable = of(&sets.inheritable)? & mask(&sets.bounding)?;
+    sys::confine::capset_each(
+        (effective & permitted) | (load & had),
+        permitted | (load & had),
+        inheritable,
+    )?;
+    let ambient = of(&sets.ambient)? & permitted & inheritable;
+    for number in (0..63).filter(|number| ambient & (1 << number) != 0) {
+        sys::confine::raise_ambient(number)?;
     }
     Ok(())
 }
 
 /// The filter that was asked for. A privileged container has one only when a profile was named.
-fn filter(confinement: &Confinement) -> Result<Option<Filter>> {
+fn filter(confinement: &Confinement, answered: bool) -> Result<Option<Filter>> {
     let release = rustix::system::uname();
     let target = Target {
         machine: Machine::HERE,
         capabilities: &confinement.capabilities,
         kernel: kernel_version(&release.release().to_string_lossy()),
+        answered,
     };
     Ok(match &confinement.seccomp {
         Seccomp::Unconfined => None,
@@ -380,6 +429,22 @@ pub fn kernel_version(release: &str) -> (u32, u32) {
         .split(|c: char| !c.is_ascii_digit())
         .map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// As [`load_filter`], with somebody who answers.
+fn load_answered(filter: &Filter) -> Result<OwnedFd> {
+    /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` of linux/seccomp.h.
+    const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
+    let mut flags = 0;
+    for (wanted, flag) in [
+        (filter.log, libc::SECCOMP_FILTER_FLAG_LOG),
+        (filter.spec_allow, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+        (filter.wait_killable, WAIT_KILLABLE),
+    ] {
+        flags |= if wanted { flag } else { 0 };
+    }
+    sys::confine::seccomp_listener(&filter.program, flags)
+        .context("loading the system call filter that notifies")
 }
 
 fn load_filter(filter: &Filter) -> Result<()> {

@@ -56,6 +56,9 @@ fn run(host: &mut Host) -> Result<()> {
         return Err(Fail::system("no order").into());
     };
     let spec = &visit.spec;
+    if let Some(oci) = &spec.oci {
+        return super::exact::join::run(host, &visit, oci);
+    }
     let process = &spec.process;
     // Where setns(2) has put us: the root of the container's mount namespace.
     let root = Root::open_trusted(Path::new("/"))?;
@@ -93,7 +96,7 @@ fn run(host: &mut Host) -> Result<()> {
 
 /// Enters the working directory, by a way that stays below the container's root: no magic link of `/proc` leads
 /// to a directory that came in as an open descriptor (CVE-2024-21626).
-fn enter_cwd(root: &Root, cwd: &str) -> Result<()> {
+pub(super) fn enter_cwd(root: &Root, cwd: &str) -> Result<()> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
     let doing = || {
         Fail::usage(format!(

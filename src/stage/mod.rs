@@ -21,6 +21,7 @@
 //! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
 pub mod confine;
+pub mod exact;
 pub mod fuse;
 pub mod init;
 pub mod job;
@@ -215,6 +216,16 @@ pub enum ToStage {
     SquashMounted,
     /// Packets flow.
     NetworkReady,
+    /// An id-mapped copy of the source of one of `mounts` comes with this message ([`exact`]).
+    Tree {
+        /// Which of them.
+        at: usize,
+    },
+    /// The runtime's hooks have run ([`exact`]).
+    HooksDone {
+        /// Pid 1 of the container, as the runtime sees it.
+        pid: i32,
+    },
 }
 
 /// What the inside says. Silence and the end of the conversation mean that the program runs.
@@ -236,6 +247,12 @@ pub enum ToHost {
     LinkMade(bool),
     /// The terminal's other end comes with this message.
     Console,
+    /// All is mounted: the runtime's hooks may run ([`exact`]).
+    Hooks,
+    /// All is made, and only the start is missing ([`exact`]).
+    Created,
+    /// The descriptor by which a system call filter is answered comes with this message ([`exact`]).
+    Listener,
     /// Something had to be given up: a line for the user.
     Notice(String),
     /// A job's result, as JSON.

@@ -42,6 +42,26 @@ impl Program {
         })
     }
 
+    /// Looks whether it can be executed at all: what is waited with is better known before.
+    ///
+    /// # Errors
+    /// `NotExecutable`.
+    pub fn check(&self) -> Result<()> {
+        let path = self.path.as_c_str();
+        let directory = rustix::fs::stat(path).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+        });
+        match rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
+            Ok(()) if !directory => Ok(()),
+            Ok(()) => {
+                Err(self.not_started(&sys::Error::new(format!("access({path:?})"), Errno::ACCESS)))
+            }
+            Err(errno) => {
+                Err(self.not_started(&sys::Error::new(format!("access({path:?})"), errno)))
+            }
+        }
+    }
+
     /// Becomes the program; returns only what kept it from that.
     #[must_use]
     pub fn exec(&self) -> anyhow::Error {

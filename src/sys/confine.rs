@@ -2,6 +2,8 @@
 //!
 //! All of it concerns the calling thread only, which is the process where it is single-threaded.
 
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -129,6 +131,31 @@ pub fn capset(capabilities: u64) -> Result<()> {
         .map_err(|errno| Error::new(format!("capset({capabilities:#x})"), errno))
 }
 
+/// capset(2) with three sets of their own. Bit n is capability n.
+///
+/// # Errors
+/// `EPERM` for one that is not permitted now, or inheritable outside of the bounding set.
+pub fn capset_each(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(effective),
+        permitted: CapabilitySet::from_bits_retain(permitted),
+        inheritable: CapabilitySet::from_bits_retain(inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets).map_err(|errno| {
+        let call = format!("capset({effective:#x}, {permitted:#x}, {inheritable:#x})");
+        Error::new(call, errno)
+    })
+}
+
+/// prctl(2) `PR_CAP_AMBIENT_RAISE`.
+///
+/// # Errors
+/// `EPERM` for one that is not both permitted and inheritable.
+pub fn raise_ambient(number: u8) -> Result<()> {
+    rustix::thread::configure_capability_in_ambient_set(one(number), true)
+        .map_err(|errno| Error::new(format!("prctl(PR_CAP_AMBIENT_RAISE, {number})"), errno))
+}
+
 /// capget(2): the permitted capabilities. Bit n is capability n.
 ///
 /// # Errors
@@ -153,6 +180,21 @@ pub fn no_new_privs() -> Result<()> {
 /// # Errors
 /// `EACCES` with neither `CAP_SYS_ADMIN` nor no_new_privs; `EINVAL` for a bad program or an unknown flag.
 pub fn seccomp(program: &[Instruction], flags: libc::c_ulong) -> Result<()> {
+    load(program, flags).map(drop)
+}
+
+/// As [`seccomp`], with `SECCOMP_FILTER_FLAG_NEW_LISTENER`: the descriptor by which somebody else answers.
+///
+/// # Errors
+/// As [`seccomp`]; `EBUSY` when another filter has a listener already.
+pub fn seccomp_listener(program: &[Instruction], flags: libc::c_ulong) -> Result<OwnedFd> {
+    let fd = load(program, flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    let fd = RawFd::try_from(fd).map_err(|_| Error::new("seccomp(NEW_LISTENER)", Errno::BADF))?;
+    // SAFETY: with that flag the call has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn load(program: &[Instruction], flags: libc::c_ulong) -> Result<i64> {
     let failed = |errno| {
         let call = format!(
             "seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, [{} instructions])",
@@ -174,8 +216,8 @@ pub fn seccomp(program: &[Instruction], flags: libc::c_ulong) -> Result<()> {
             &raw const filter,
         )
     };
-    if result == 0 {
-        return Ok(());
+    if result >= 0 {
+        return Ok(result);
     }
     let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL);
     Err(failed(errno))

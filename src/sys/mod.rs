@@ -3,6 +3,7 @@
 //! Knows nothing of containers. An [`Error`] prints the call as strace would:
 //! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
 
+pub mod bpf;
 mod classic;
 pub mod confine;
 pub mod fs;
@@ -11,6 +12,7 @@ pub mod namespace;
 pub mod net;
 pub mod netlink;
 pub mod process;
+pub mod schedule;
 pub mod signal;
 pub mod socket;
 pub mod tree;

@@ -149,6 +149,26 @@ pub fn fork() -> Result<Option<Child>> {
     child(pid, pidfd).map_err(|errno| Error::new("clone(CLONE_PIDFD)", errno))
 }
 
+/// A child that does nothing but keep a new user namespace; it waits to be killed.
+///
+/// # Errors
+/// clone3(2)'s.
+pub fn hold_user_namespace() -> Result<Child> {
+    #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
+    match clone_like_fork(libc::CLONE_NEWUSER as u64, None) {
+        Ok(Some(child)) => Ok(child),
+        Ok(None) => {
+            // SAFETY: prctl with plain numbers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+            loop {
+                // SAFETY: pause has no conditions.
+                unsafe { libc::pause() };
+            }
+        }
+        Err(errno) => Err(Error::new("clone3(CLONE_NEWUSER)", errno)),
+    }
+}
+
 /// What a clone's answer means: `None` in the child.
 fn child(answer: i64, pidfd: RawFd) -> std::result::Result<Option<Child>, Errno> {
     let pid = check(answer)?;
@@ -259,10 +279,14 @@ pub struct Sealed<'a> {
 /// Namespaces that exist already, as files of `/proc/PID/ns`.
 #[derive(Debug)]
 pub struct Enter<'a> {
-    /// The user namespace: it is joined first, and gives the right to join the others. None: ours does.
+    /// Those that belong to no user namespace below ours: joining `user` would take the right to join them away.
+    pub first: &'a [BorrowedFd<'a>],
+    /// The user namespace, which gives the right to join the others. None: ours does.
     pub user: Option<BorrowedFd<'a>>,
     /// The others, the mount namespace among them.
     pub others: &'a [BorrowedFd<'a>],
+    /// A mount namespace is among them: our own file is not to be found in it.
+    pub mounts: bool,
 }
 
 /// Starts this program anew in new namespaces, from a read-only mount of its own file.
@@ -384,16 +408,21 @@ impl ChildPlan<'_> {
 
     /// Joins, clones, and returns the clone's number; in the clone it does not return.
     fn guide(&self, enter: &Enter<'_>) -> std::result::Result<i32, Errno> {
-        let Some(user) = enter.user else {
+        if enter.user.is_none() && !enter.mounts && enter.first.is_empty() {
             return self.sibling(enter, None);
-        };
+        }
         // What runs inside may be root over the user namespace that is joined next. Until the exec, which
         // brings new memory, this process has the host's files and the caller's memory: nobody may look into it.
         // SAFETY: prctl with plain numbers.
         check(i64::from(unsafe {
             libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0)
         }))?;
-        join(user)?;
+        for namespace in enter.first {
+            join(*namespace)?;
+        }
+        if let Some(user) = enter.user {
+            join(user)?;
+        }
         // SAFETY: unshare with plain numbers.
         check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
         let file = self.sealed_mount().or_else(|_| sealed_copy())?;

@@ -111,6 +111,8 @@ impl Emulation {
             program: bpf::program(&sections, RET_ALLOW),
             log: false,
             spec_allow: true,
+            notifies: false,
+            wait_killable: false,
         }
     }
 

@@ -79,6 +79,7 @@ fn target(capabilities: &[String], machine: Machine) -> Target<'_> {
         machine,
         capabilities,
         kernel: (6, 1),
+        answered: false,
     }
 }
 
@@ -425,6 +426,7 @@ fn a_prebuilt_filter_is_taken_only_where_it_is_the_same() {
                 machine,
                 capabilities: &caps,
                 kernel,
+                answered: false,
             };
             assert_eq!(
                 default_filter(&target).unwrap(),
