@@ -111,10 +111,10 @@ pub fn exec(args: &ExecArgs, global: &Global) -> Result<u8> {
         .as_ref()
         .map_or(0, |process| process.pid);
     let gone = || Fail::conflict("cannot exec in a stopped container");
-    let _pidfd = container.open_process().ok_or_else(gone)?;
+    let _pidfd = container.open_process()?.ok_or_else(gone)?;
     let inside = Inside::of_any(pid)?;
     // It was the same process all the time.
-    container.open_process().ok_or_else(gone)?;
+    container.open_process()?.ok_or_else(gone)?;
     let oci = spec.oci.clone().unwrap_or_default();
     if let Some(list) = oci.affinity.as_ref().and_then(|one| one.initial.as_deref())
         && let Some(processors) = crate::cgroup::limits::numbers(list)

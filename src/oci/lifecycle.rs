@@ -374,7 +374,8 @@ fn start_locked(container: &Container, global: &Global) -> Result<()> {
 
 /// Kills pid 1 and waits until it has ended.
 fn end(container: &Container) {
-    if let Some(pidfd) = container.open_process() {
+    // Without pidfds nothing was started that lives on.
+    if let Ok(Some(pidfd)) = container.open_process() {
         let _ = sys::process::signal_pidfd(&pidfd, libc::SIGKILL); // it may just have ended
         wait_for(&pidfd, 10_000);
     }
@@ -503,7 +504,7 @@ pub fn kill(id: &str, signal: &str, all: bool, global: &Global) -> Result<()> {
         return kill_all(&container, number);
     }
     let process = container
-        .open_process()
+        .open_process()?
         .filter(|_| status != Status::Stopped);
     let Some(pidfd) = process else {
         return Err(Fail::conflict("container not running")
@@ -522,7 +523,7 @@ fn kill_all(container: &Container, number: i32) -> Result<()> {
     if let Some(group) = container.record.place.group() {
         return kill_group(&group, number);
     }
-    let Some(pidfd) = container.open_process() else {
+    let Some(pidfd) = container.open_process()? else {
         return Ok(());
     };
     let pid = container.record.process.as_ref().map_or(0, |one| one.pid);

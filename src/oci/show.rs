@@ -143,7 +143,7 @@ pub fn events(id: &str, stats: bool, interval: Duration, global: &Global) -> Res
     }
     let killed = || group.keyed("memory.events", "oom_kill").unwrap_or(0);
     let mut before = killed();
-    while container.open_process().is_some() {
+    while container.open_process()?.is_some() {
         let now = killed();
         for _ in before..now {
             print(&event(id, "oom", None))?;
@@ -151,7 +151,7 @@ pub fn events(id: &str, stats: bool, interval: Duration, global: &Global) -> Res
         before = now;
         print(&event(id, "stats", Some(&figures(&group, &container))))?;
         let until = std::time::Instant::now() + interval;
-        if let Some(pidfd) = container.open_process() {
+        if let Some(pidfd) = container.open_process()? {
             // Its end is noticed at once.
             let left = until.saturating_duration_since(std::time::Instant::now());
             let timeout = rustix::time::Timespec::try_from(left).ok();

@@ -271,9 +271,14 @@ impl Container {
     }
 
     /// A pidfd of pid 1, if it lives.
-    #[must_use]
-    pub fn open_process(&self) -> Option<OwnedFd> {
-        self.record.process.as_ref()?.open()
+    ///
+    /// # Errors
+    /// `RL-K06` where no process can be held on to.
+    pub fn open_process(&self) -> Result<Option<OwnedFd>> {
+        match &self.record.process {
+            Some(process) => Ok(process.open()?),
+            None => Ok(None),
+        }
     }
 
     /// What it does now.

@@ -307,5 +307,6 @@ pub fn order(spec: &ContainerSpec) -> Order {
         soft_sysctls: Vec::new(),
         wait_for_network: false,
         own_group: false,
+        outer_sys: false,
     }
 }
