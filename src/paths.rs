@@ -207,6 +207,14 @@ pub fn monitor_socket(id: &str) -> Result<PathBuf> {
     Ok(runtime_dir()?.join(id.get(..16).unwrap_or(id)))
 }
 
+/// The socket of the process that emulates root for the container with this id, where programs of `exec` are handed over.
+///
+/// # Errors
+/// As [`runtime_dir`].
+pub fn emulation_socket(id: &str) -> Result<PathBuf> {
+    Ok(runtime_dir()?.join(format!("{}.root", id.get(..16).unwrap_or(id))))
+}
+
 /// The socket of the process that serves the named networks of this store, and the lock that whoever starts or ends
 /// it holds.
 ///

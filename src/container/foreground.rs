@@ -87,7 +87,7 @@ fn run_in(
             console,
             interactive: process.interactive,
             sig_proxy: options.sig_proxy,
-            host: None,
+            host: running.emulation().map(|process| &process.pidfd),
             membership: membership.as_mut(),
             leave: None,
             checks: Checks::begin(record, &order.spec),
@@ -97,6 +97,9 @@ fn run_in(
         running.child.kill();
     }
     let exit = running.child.wait();
+    if running.lost_emulation() {
+        say(super::emulation::LOST);
+    }
     running.leave();
     if let Some(membership) = &membership {
         membership.tell("disconnect");

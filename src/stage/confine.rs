@@ -4,6 +4,7 @@
 //! are only named here: mounting is the work of the root file system.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{Mode, OFlags};
@@ -298,7 +299,8 @@ pub fn parse_ulimit(text: &str) -> Result<Rlimit, Fail> {
 }
 
 /// Gives up everything that the program is not to have. The caller has one thread and all
-/// capabilities in its own user namespace, and executes the program next. `emulation` is what root only appears to do.
+/// capabilities in its own user namespace, and executes the program next. `emulation` is what root only appears to do; in full,
+/// `hand_over` gets the listener of the calls that are judged, and returns when somebody will look.
 ///
 /// # Errors
 /// A limit that cannot be raised (with the highest possible), an id that is not mapped, a profile
@@ -307,7 +309,11 @@ pub fn apply(
     confinement: &Confinement,
     identity: &Identity,
     emulation: Option<&Emulation>,
+    hand_over: &mut dyn FnMut(&OwnedFd) -> Result<()>,
 ) -> Result<()> {
+    let full = emulation.is_some_and(Emulation::is_full);
+    // Who the program is, is then known to the one who judges; this process is the root that there is.
+    let real = if full { &ROOT } else { identity };
     // First what reads or allocates freely: a limit may forbid it later.
     let emulated = emulation.map(|absent| absent.filter(Machine::HERE, &confinement.capabilities));
     let filter = filter(confinement)?;
@@ -320,15 +326,11 @@ pub fn apply(
     let kept = mask(&confinement.capabilities)?;
     let existing = drop_bounding_set(kept)?;
 
-    if let Groups::Set(groups) = &identity.groups {
-        sys::confine::setgroups(groups)
-            .map_err(|error| id_failure(error, "supplementary groups", groups))?;
+    set_ids(real, || sys::confine::keep_capabilities())?;
+    if full {
+        // The number of who a process seems to be: 0 is root.
+        sys::notify::begin_as_root()?;
     }
-    sys::confine::setresgid(identity.gid)
-        .map_err(|error| id_failure(error, "the group id", &[identity.gid]))?;
-    sys::confine::keep_capabilities()?;
-    sys::confine::setresuid(identity.uid)
-        .map_err(|error| id_failure(error, "the user id", &[identity.uid]))?;
 
     // Without no_new_privs, only CAP_SYS_ADMIN may load a filter (seccomp(2)). It is gone with execve(2),
     // which gives root the bounding set and everybody else nothing: there is no ambient capability.
@@ -338,11 +340,7 @@ pub fn apply(
     } else {
         0
     };
-    let own = if identity.uid == 0 {
-        kept & existing
-    } else {
-        0
-    };
+    let own = if real.uid == 0 { kept & existing } else { 0 };
     let permitted = sys::confine::permitted_capabilities()?;
     sys::confine::clear_ambient_set()?;
     sys::confine::capset((own | load) & permitted)?;
@@ -352,9 +350,33 @@ pub fn apply(
     // The profile comes last: of two answers with an error number the later filter's counts, so that what the profile
     // refuses stays refused. What it kills, traps or traces does not get as far as an error number (seccomp(2)).
     for filter in filters {
-        load_filter(&filter)?;
+        if let Some(listener) = load_filter(&filter)? {
+            hand_over(&listener)?;
+            drop(listener);
+            set_ids(identity, || Ok(()))?;
+        }
     }
     Ok(())
+}
+
+/// The root of a container with one id.
+const ROOT: Identity = Identity {
+    uid: 0,
+    gid: 0,
+    groups: Groups::Keep,
+};
+
+/// Groups first, for they need root's rights; `between` comes right before these may go.
+fn set_ids(identity: &Identity, between: impl FnOnce() -> sys::Result<()>) -> Result<()> {
+    if let Groups::Set(groups) = &identity.groups {
+        sys::confine::setgroups(groups)
+            .map_err(|error| id_failure(error, "supplementary groups", groups))?;
+    }
+    sys::confine::setresgid(identity.gid)
+        .map_err(|error| id_failure(error, "the group id", &[identity.gid]))?;
+    between()?;
+    sys::confine::setresuid(identity.uid)
+        .map_err(|error| id_failure(error, "the user id", &[identity.uid]))
 }
 
 /// The filter that was asked for. A privileged container has one only when a profile was named.
@@ -382,7 +404,8 @@ pub fn kernel_version(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-fn load_filter(filter: &Filter) -> Result<()> {
+/// Returns the listener of a filter that has one.
+fn load_filter(filter: &Filter) -> Result<Option<OwnedFd>> {
     let log = if filter.log {
         libc::SECCOMP_FILTER_FLAG_LOG
     } else {
@@ -393,6 +416,28 @@ fn load_filter(filter: &Filter) -> Result<()> {
     } else {
         0
     };
+    if filter.listener {
+        // Whom the filter's process has heard is not woken by any signal but a deadly one: a call that was half made would
+        // be made again. KERNEL(5.19): unknown before.
+        let patient = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+        let listener = match sys::notify::listen(&filter.program, log | speed | patient) {
+            Err(error) if error.errno == Errno::INVAL => {
+                sys::notify::listen(&filter.program, log | speed)
+            }
+            done => done,
+        };
+        return listener.map(Some).map_err(|error| {
+            let busy = error.errno == Errno::BUSY;
+            let error = anyhow::Error::from(error);
+            if busy {
+                return error.context(
+                    Fail::unsupported("another program judges the system calls here already")
+                        .hint("inside a container whose root is emulated in full: use --root-emulation=basic"),
+                );
+            }
+            error.context("loading the system call filter")
+        });
+    }
     match sys::confine::seccomp(&filter.program, log | speed) {
         // Before Linux 4.17 the second flag is unknown, and what it asks for is the rule.
         Err(error) if error.errno == Errno::INVAL && speed != 0 => {
@@ -400,7 +445,8 @@ fn load_filter(filter: &Filter) -> Result<()> {
         }
         done => done,
     }
-    .context("loading the system call filter")
+    .context("loading the system call filter")?;
+    Ok(None)
 }
 
 /// Bit n for capability n.

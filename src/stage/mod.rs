@@ -20,6 +20,7 @@
 //! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
 pub mod confine;
+pub mod emulation;
 pub mod fuse;
 pub mod init;
 pub mod job;
@@ -126,6 +127,9 @@ pub struct Order {
     pub only_ids: Option<(u32, u32)>,
     /// What root only appears to do.
     pub emulation: Option<Emulation>,
+    /// Where that is remembered, in full.
+    #[serde(default)]
+    pub memory: Option<emulation::Memory>,
     /// Group 5 (tty) is mapped.
     pub has_tty_group: bool,
     /// Host files that stand at `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
@@ -179,6 +183,10 @@ pub enum ToStage {
     SquashMounted,
     /// Packets flow.
     NetworkReady,
+    /// Whose calls to judge, by the listener that comes along; three descriptors follow: see [`emulation`].
+    Emulate(Box<emulation::Watch>),
+    /// One of these comes with this message.
+    Descriptor,
 }
 
 /// What the inside says. Silence and the end of the conversation mean that the program runs.
@@ -193,6 +201,8 @@ pub enum ToHost {
     SquashWanted,
     /// The terminal's other end comes with this message.
     Console,
+    /// The listener of the filter comes with this message: calls wait for a process that judges them.
+    EmulationWanted,
     /// Something had to be given up: a line for the user.
     Notice(String),
     /// A job's result, as JSON.

@@ -153,6 +153,11 @@ pub fn no_new_privs() -> Result<()> {
 /// # Errors
 /// `EACCES` with neither `CAP_SYS_ADMIN` nor no_new_privs; `EINVAL` for a bad program or an unknown flag.
 pub fn seccomp(program: &[Instruction], flags: libc::c_ulong) -> Result<()> {
+    load(program, flags).map(|_| ())
+}
+
+/// As [`seccomp`], with what the kernel answers: 0, or the descriptor that the flags ask for.
+pub(super) fn load(program: &[Instruction], flags: libc::c_ulong) -> Result<i64> {
     let failed = |errno| {
         let call = format!(
             "seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, [{} instructions])",
@@ -174,8 +179,8 @@ pub fn seccomp(program: &[Instruction], flags: libc::c_ulong) -> Result<()> {
             &raw const filter,
         )
     };
-    if result == 0 {
-        return Ok(());
+    if result >= 0 {
+        return Ok(result);
     }
     let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL);
     Err(failed(errno))

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod namespace;
 pub mod net;
 pub mod netlink;
+pub mod notify;
 pub mod process;
 pub mod signal;
 pub mod socket;

@@ -48,6 +48,7 @@ const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const RET_KILL_THREAD: u32 = 0;
 const RET_TRAP: u32 = 0x0003_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 const RET_TRACE: u32 = 0x7ff0_0000;
 const RET_LOG: u32 = 0x7ffc_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
@@ -113,6 +114,8 @@ pub struct Filter {
     pub log: bool,
     /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW`: no speculation barrier, which costs speed on old kernels.
     pub spec_allow: bool,
+    /// `SECCOMP_FILTER_FLAG_NEW_LISTENER`: a process judges calls.
+    pub listener: bool,
 }
 
 /// A way to enter the kernel. The discriminant is the column of [`syscalls::TABLE`].
@@ -302,6 +305,7 @@ pub fn default_filter(target: &Target<'_>) -> Result<Filter, Fail> {
         program: unpacked.collect(),
         log: false,
         spec_allow: true,
+        listener: false,
     })
 }
 
@@ -347,6 +351,7 @@ pub fn compile(json: &str, target: &Target<'_>) -> Result<Filter, Fail> {
         program,
         log,
         spec_allow,
+        listener: false,
     })
 }
 
