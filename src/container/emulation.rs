@@ -140,6 +140,16 @@ pub fn memory(
     }))
 }
 
+/// All directories in which owners of a container's files may be noted.
+///
+/// # Errors
+/// A layer's name that is none.
+pub fn owners(record: &Record, spec: &ContainerSpec) -> Result<Vec<PathBuf>> {
+    let mut all = layers(record, spec)?;
+    all.push(record.dir());
+    Ok(all)
+}
+
 /// The directories of a container's layers, in which owners of links may be noted.
 ///
 /// # Errors

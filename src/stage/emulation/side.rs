@@ -94,6 +94,28 @@ impl Side {
         Ok(())
     }
 
+    /// Writes all of it into a directory that is not there for others yet; nothing when there is nothing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_to(&self, directory: &Path) -> io::Result<()> {
+        if self.is_empty() {
+            // Of a try before that broke off.
+            return match std::fs::remove_file(directory.join(FILE)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            };
+        }
+        let file = File::create(directory.join(FILE))?;
+        let mut out = io::BufWriter::new(&file);
+        for line in self.lines() {
+            writeln!(out, "{line}")?;
+        }
+        out.flush()?;
+        drop(out);
+        file.sync_all()
+    }
+
     fn read(&mut self, file: &File) -> io::Result<()> {
         let mut text = String::new();
         file.take(LONGEST).read_to_string(&mut text)?;
