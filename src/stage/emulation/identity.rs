@@ -110,6 +110,10 @@ pub struct Identity {
     pub gid: Ids,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// It has asked to keep its capabilities when it stops being root.
+    pub keeps: bool,
+    /// It has kept those that change ids. Source: capabilities(7), "Effect of user ID changes on capabilities".
+    pub kept: bool,
 }
 
 /// A wish to be somebody else.
@@ -125,13 +129,20 @@ pub enum Change {
     FileGroup(u32),
     /// setgroups.
     Groups(Vec<u32>),
+    /// prctl(2) `PR_SET_KEEPCAPS`.
+    Keep(bool),
+    /// capset(2): the capabilities that are permitted then.
+    Capabilities(u64),
 }
+
+/// `CAP_SETGID` and `CAP_SETUID`.
+const OF_IDS: u64 = 1 << 6 | 1 << 7;
 
 impl Identity {
     /// Whether it may do what root may.
     #[must_use]
     pub fn is_privileged(&self) -> bool {
-        self.uid.effective == 0
+        self.uid.effective == 0 || self.kept
     }
 
     /// Whether it belongs to this group, as far as files are concerned.
@@ -160,7 +171,12 @@ impl Identity {
         };
         let mut new = self.clone();
         match change {
-            Change::User(wanted) => new.uid = ids(self.uid, wanted)?,
+            Change::User(wanted) => {
+                new.uid = ids(self.uid, wanted)?;
+                new.kept = privileged && self.keeps && new.uid.effective != 0;
+            }
+            Change::Keep(keeps) => new.keeps = *keeps,
+            Change::Capabilities(permitted) => new.kept &= permitted & OF_IDS != 0,
             Change::Group(wanted) => new.gid = ids(self.gid, wanted)?,
             Change::FileUser(id) => new.uid = self.uid.set_file(*id, privileged),
             Change::FileGroup(id) => new.gid = self.gid.set_file(*id, privileged),
@@ -189,6 +205,8 @@ impl Identity {
             uid: become_id(self.uid, user),
             gid: become_id(self.gid, group),
             groups: self.groups.clone(),
+            keeps: false,
+            kept: false,
         }
     }
 }
@@ -301,6 +319,15 @@ mod tests {
         assert_eq!(app.changed(&Change::Groups(vec![])), Err(Errno::PERM));
         assert_eq!(app.changed(&Change::Group(vec![0])), Err(Errno::PERM));
         assert_eq!(app.changed(&Change::FileUser(0)).unwrap(), app);
+        let keeper = root.changed(&Change::Keep(true)).unwrap();
+        let kept = keeper.changed(&Change::User(vec![7])).unwrap();
+        assert!(kept.changed(&Change::Group(vec![5])).is_ok());
+        for dropped in [
+            kept.changed(&Change::Capabilities(1)).unwrap(),
+            kept.executing(None, None),
+        ] {
+            assert_eq!(dropped.changed(&Change::Group(vec![5])), Err(Errno::PERM));
+        }
         let again = app.executing(Some(0), None);
         assert_eq!((again.uid, again.gid), (ids(7, 0, 0, 0), app.gid));
         assert!(again.is_privileged() && !app.is_privileged());

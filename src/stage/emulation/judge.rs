@@ -307,6 +307,17 @@ impl Emulator {
                 let groups = bytes.as_chunks::<4>().0;
                 Change::Groups(groups.iter().map(|id| u32::from_ne_bytes(*id)).collect())
             }
+            libc::SYS_prctl => Change::Keep(a[1] != 0),
+            libc::SYS_capset => {
+                // Effective, permitted, inheritable; twice, the low halves first.
+                let mut sets = [0_u8; 24];
+                if notify::read_memory(caller.pid, a[1], &mut sets)? < sets.len() {
+                    return Ok(Outcome::Kernel);
+                }
+                let half =
+                    |at: usize| u32::from_ne_bytes(sets[at..at + 4].try_into().expect("4 bytes"));
+                Change::Capabilities(u64::from(half(4)) | u64::from(half(16)) << 32)
+            }
             _ => return Ok(Outcome::Kernel),
         };
         let new = match who.changed(&change) {
@@ -323,6 +334,8 @@ impl Emulator {
             Change::FileUser(_) => value(who.uid.file),
             Change::FileGroup(_) => value(who.gid.file),
             Change::User(_) | Change::Group(_) | Change::Groups(_) => Ok(Outcome::Value(0)),
+            // The kernel has a say as well.
+            Change::Keep(_) | Change::Capabilities(_) => Ok(Outcome::Kernel),
         }
     }
 

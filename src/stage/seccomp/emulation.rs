@@ -24,6 +24,9 @@ const S_IFMT: u64 = 0o170_000;
 const S_IFCHR: u64 = 0o020_000;
 const S_IFBLK: u64 = 0o060_000;
 
+// linux/prctl.h
+const PR_SET_KEEPCAPS: u32 = 8;
+
 /// What a call is looked at for.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
@@ -73,10 +76,13 @@ enum Judged {
     Making(u32),
     /// When root could make it: with this capability.
     With(&'static str),
+    /// When its first argument is this.
+    For(u32),
 }
 
 /// The calls of native programs that go there.
-const JUDGED: [(&str, Judged); 41] = [
+const JUDGED: [(&str, Judged); 43] = [
+    ("capset", Judged::Always),
     ("chown", Judged::With("CAP_CHOWN")),
     ("chroot", Judged::Always),
     ("creat", Judged::Always),
@@ -105,6 +111,7 @@ const JUDGED: [(&str, Judged); 41] = [
     ("open", Judged::Making(1)),
     ("openat", Judged::Making(2)),
     ("openat2", Judged::Always),
+    ("prctl", Judged::For(PR_SET_KEEPCAPS)),
     ("setfsgid", Judged::With("CAP_SETGID")),
     ("setfsuid", Judged::With("CAP_SETUID")),
     ("setgid", Judged::With("CAP_SETGID")),
@@ -256,8 +263,16 @@ impl Emulation {
 }
 
 fn judged(when: Judged) -> Verdict {
-    let Judged::Making(flags) = when else {
-        return Verdict::Always(RET_USER_NOTIF);
+    let flags = match when {
+        Judged::Always | Judged::With(_) => return Verdict::Always(RET_USER_NOTIF),
+        Judged::For(value) => {
+            let only = Case {
+                conditions: vec![at(0, Op::Equal, value.into(), 0)],
+                action: RET_USER_NOTIF,
+            };
+            return Verdict::Cases(vec![only], Width::Half, RET_ALLOW);
+        }
+        Judged::Making(flags) => flags,
     };
     let making = [OFlags::CREATE, OFlags::TMPFILE].map(|flag| Case {
         conditions: vec![at(
