@@ -54,9 +54,7 @@ pub fn check(spec: &ContainerSpec, plan: &Plan) -> Result<(), Fail> {
                 .hint("--root-emulation=basic is"),
         )
     };
-    let release = rustix::system::uname();
-    let kernel = confine::kernel_version(&release.release().to_string_lossy());
-    if kernel < emulation::SINCE {
+    if kernel() < emulation::SINCE {
         let (version, patch) = emulation::SINCE;
         return refuse(&format!("before Linux {version}.{patch}"));
     }
@@ -79,6 +77,23 @@ pub fn check(spec: &ContainerSpec, plan: &Plan) -> Result<(), Fail> {
         return refuse("with --ulimit locks, which tells who is who");
     }
     Ok(())
+}
+
+/// What `--root-emulation` takes here.
+#[must_use]
+pub fn modes(plan: &Plan) -> Vec<&'static str> {
+    let mut modes = vec!["auto", "off", "basic"];
+    let is_full = !plan.is_mapped()
+        && kernel() >= emulation::SINCE
+        && plan.uids.first().is_some_and(|extent| extent.inner == 0);
+    if is_full {
+        modes.push("full");
+    }
+    modes
+}
+
+fn kernel() -> (u32, u32) {
+    confine::kernel_version(&rustix::system::uname().release().to_string_lossy())
 }
 
 /// Whether it is on where nothing is said: one id is there, and it is root's.

@@ -7,7 +7,6 @@ use crate::support::{Home, wait_for};
 /// Changes names in the memory of calls that are being judged, and tries ways out. The arguments are how many rounds, and
 /// what is not to be reached.
 const HOSTILE: &str = r#"
-#define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -73,6 +72,29 @@ int main(int count, char **words)
 }
 "#;
 
+/// Says who it is: effective user and group, real user. With an argument it becomes somebody and keeps what it needs for it,
+/// gives that up, and tries to come back.
+const IDS: &str = r#"
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int main(int count, char **words)
+{
+    (void)words;
+    if (count > 1) {
+        unsigned header[2] = { 0x20080522, 0 }, none[6] = { 0 };
+        prctl(PR_SET_KEEPCAPS, 1);
+        int became = setresuid(7, 7, 7) || setresgid(5, 5, 5);
+        syscall(SYS_capset, header, none);
+        printf("%d %d\n", became, setresgid(0, 0, 0));
+    }
+    printf("%d %d %d\n", geteuid(), getegid(), getuid());
+    return 0;
+}
+"#;
+
 #[test]
 fn with_ranges_full_is_as_basic_for_owners_are_real() {
     needs!(Need::Ours, Need::Ranges);
@@ -133,7 +155,7 @@ mod no_ranges {
         let home = Home::with_busybox();
         let who = "id -u; id -g; sh -c 'id -u'; touch /tmp/f; mkdir /tmp/d; ln -s x /tmp/l; stat -c %U:%G /tmp/f /tmp/d /tmp/l; \
             chown 0 /tmp/f 2>/dev/null || echo refused; chgrp app /tmp/f && echo kept; mknod /tmp/n c 1 3 2>/dev/null || echo refused";
-        let app = "1000\n1000\n1000\napp:app\napp:app\napp:app\nrefused\nkept\nrefused";
+        let app = "1000\n1001\n1000\napp:app\napp:app\napp:app\nrefused\nkept\nrefused";
         full(
             &home,
             "",
@@ -177,12 +199,12 @@ mod no_ranges {
             &home,
             "",
             "owned",
-            "ln -s theirs l; chown -h 3:4 l; chmod 4711 theirs; mkdir new; tar cf /t.tar theirs dev-null l && tar xf /t.tar -C /new \
+            "ln -s theirs l; chown -h 3:4 l; chmod 4711 theirs; mkdir new; tar cf /t.tar theirs dev-null l && tar xf /t.tar -C /new && cp -a l new/copy \
              && stat -c '%n %u:%g %a %F' theirs new/*; tar cf - theirs | tar tvf - | cut -d' ' -f1,2",
         )
         .stdout_is(
-            "theirs 1000:2000 4711 regular file\nnew/dev-null 0:0 600 character special file\nnew/l 3:4 777 symbolic link\n\
-             new/theirs 1000:2000 4711 regular file\n-rws--x--x app/2000",
+            "theirs 1000:2000 4711 regular file\nnew/copy 3:4 777 symbolic link\nnew/dev-null 0:0 666 character special file\n\
+             new/l 0:0 777 symbolic link\nnew/theirs 1000:2000 4711 regular file\n-rws--x--x app/extra",
         );
     }
 
@@ -208,7 +230,7 @@ mod no_ranges {
         };
         home.rl("export -o export.tar c").ok();
         assert_eq!(list(&home, "export.tar"), expected);
-        home.sh("rl cp c:/t - >cp.tar").ok();
+        home.sh("$RL cp c:/t - >cp.tar").ok();
         assert_eq!(list(&home, "cp.tar"), expected);
         home.rl("diff c").ok().stdout_has("A /t/l");
         home.rl("commit c made").ok();
@@ -230,32 +252,35 @@ mod no_ranges {
 
     #[test]
     fn no_ranges_and_set_id_programs_and_kept_capabilities_work() {
-        needs!(Need::Ours, Need::NoRanges);
-        let home = Home::with_busybox();
-        let script = "cp /bin/busybox /bin/id2; ln /bin/id2 /bin/id3; mkdir /s; cp /bin/busybox /s/id; chown 0:50 /s/id; chmod 6755 /s/id; \
-            su app -c '/s/id -u; /s/id -g; id -u; cp /s/id /tmp/id; stat -c %u:%a /tmp/id'; \
-            su app -c 'chown app /s/id' 2>/dev/null || echo refused; chown app /s/id; stat -c %u:%a /s/id";
-        full(&home, "", "busybox", script).stdout_is("0\n50\n1000\n1000:755\nrefused\n1000:755");
-        full(
-            &home,
-            "--security-opt no-new-privileges -u app",
-            "busybox",
-            "id -u",
-        )
-        .stdout_is("1000");
-    }
-
-    #[test]
-    fn no_ranges_and_a_hostile_program_gains_nothing_and_stops_nothing() {
         needs!(Need::Ours, Need::NoRanges, Need::Program("cc"));
         let home = Home::with_busybox();
-        let source = home.file("hostile.c", HOSTILE);
-        let program = home.path().join("hostile");
+        let volume = compiled(&home, "ids", IDS);
+        let script = "mkdir /s; cp /ids /s/id; chown 0:50 /s/id; chmod 6755 /s/id; \
+            su app -c '/ids; /s/id; cp /s/id /tmp/id; stat -c %u:%a /tmp/id; chown app /s/id 2>/dev/null || echo refused'; \
+            chown app /s/id; stat -c %u:%a /s/id; chmod 4755 /s/id; /s/id; /ids keep";
+        full(&home, &volume, "busybox", script).stdout_is(
+            "1000 1001 1000\n0 50 1000\n1000:755\nrefused\n1000:755\n1000 0 0\n0 -1\n7 5 7",
+        );
+        let options = format!("{volume} --security-opt no-new-privileges");
+        full(
+            &home,
+            &options,
+            "busybox",
+            "cp /ids /id; chmod 4755 /id; su app -c /id",
+        )
+        .stdout_is("1000 1001 1000");
+    }
+
+    /// A volume with this program, compiled.
+    fn compiled(home: &Home, name: &str, source: &str) -> String {
+        let source = home.file(&format!("{name}.c"), source);
+        let program = home.path().join(name);
         home.program("cc")
             .args([
                 "-static",
                 "-O1",
                 "-pthread",
+                "-D_GNU_SOURCE",
                 "-include",
                 "sys/sysmacros.h",
                 "-o",
@@ -263,12 +288,19 @@ mod no_ranges {
             .arg(&program)
             .arg(&source)
             .ok();
+        format!("-v {}:/{name}:ro", program.display())
+    }
+
+    #[test]
+    fn no_ranges_and_a_hostile_program_gains_nothing_and_stops_nothing() {
+        needs!(Need::Ours, Need::NoRanges, Need::Program("cc"));
+        let home = Home::with_busybox();
+        let volume = compiled(&home, "hostile", HOSTILE);
         let secret = home.file("secret", "mine");
         let before = std::fs::metadata(&secret).unwrap();
-        let volume = format!("{}:/hostile:ro", program.display());
         for options in ["", "--privileged"] {
             home.sh(&format!(
-                "rl run --rm -i --network none --root-emulation=full {options} -v {volume} busybox /hostile 3000 {} <secret",
+                "$RL run --rm -i --network none --root-emulation=full {options} {volume} busybox /hostile 3000 {} <secret",
                 secret.display()
             ))
             .ok()

@@ -51,6 +51,10 @@ pub const EMULATION: &str = "__emulate";
 /// Programs of `exec` at once, beyond which no more are watched.
 const LISTENERS: usize = 4096;
 
+/// To look at callers, stand at their root, and note on files that their own root could change: `CAP_DAC_OVERRIDE`,
+/// `CAP_DAC_READ_SEARCH`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_SYS_CHROOT`, `CAP_SYS_PTRACE`.
+const NEEDED: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 18 | 1 << 19;
+
 /// The first kernel that has all of it (`SECCOMP_ADDFD_FLAG_SEND`).
 pub const SINCE: (u32, u32) = (5, 14);
 
@@ -243,6 +247,9 @@ impl Emulator {
         side.keep_in(File::from(owners))
             .context("reading who the container's links belong to")?;
         sys::notify::wake_synchronously(listener.as_fd());
+        sys::confine::no_new_privs()?;
+        sys::confine::clear_ambient_set()?;
+        sys::confine::capset(NEEDED)?;
         // Becoming root has undone it.
         host.tie()?;
         host.say(&ToHost::Done(String::new()), None)?;
