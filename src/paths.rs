@@ -6,6 +6,7 @@
 //! ├── squash/HEX.sqsh   a whole image as one file, HEX from its id; for stores that are shared
 //! ├── layers/HEX/        one unpacked layer, HEX from its DiffID
 //! │   ├── fs/            the tree
+//! │   ├── owners         with one id, whose its links are
 //! │   └── layer.json     version, how ownership is kept, size, compressed digest
 //! ├── containers/ID/     container.json · state.json · upper/ work/ merged/ · hosts hostname resolv.conf · lock
 //! ├── names/NAME         symbolic link to a container's id: the name is claimed by making it

@@ -408,8 +408,8 @@ mod no_ranges {
         )
         .stdout_is("refused");
         home.rl("run --rm --network none --root-emulation=full --privileged busybox sh -c")
-            .arg("mkdir -p /r/bin; cp /bin/busybox /r/bin; chown 5:6 /r/bin/busybox; chroot /r /bin/busybox stat -c %u:%g /bin/busybox; stat -c %u:%g /r/bin/busybox")
-            .says("5:6\n5:6");
+            .arg("mkdir -p /r/bin; cp /bin/busybox /r/bin; chown 5:6 /r/bin/busybox; ln -s /bin /r/abs; chroot /r /bin/busybox stat -c %u:%g /abs/busybox; chroot /r /bin/busybox chown 7 ../../abs/busybox; stat -c %u:%g /r/bin/busybox /bin/busybox")
+            .says("5:6\n7:6\n0:0");
     }
 
     #[test]

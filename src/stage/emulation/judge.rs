@@ -488,18 +488,26 @@ impl Emulator {
         Ok((parent, name))
     }
 
-    /// Whether the file lies on a mount that the caller has: a descriptor of the host's that it was given does not.
+    /// Whether the file lies on a mount of the container, or of the caller's own: a descriptor of the host's that it was
+    /// given does not.
     fn is_inside(&mut self, caller: Caller<'_>, file: BorrowedFd<'_>) -> Result<bool, Errno> {
         let stat = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
         if self.mounts.contains(&stat.stx_mnt_id) {
             return Ok(true);
         }
-        let file = self.of_caller(caller.pid, "mountinfo", OFlags::RDONLY)?;
-        let text = std::io::read_to_string(std::fs::File::from(file)).map_err(|_| Errno::IO)?;
-        let ids = text
-            .lines()
-            .filter_map(|line| line.split(' ').next()?.parse().ok());
-        self.mounts = ids.collect();
+        // Who stands elsewhere sees only what is mounted below (proc(5), mountinfo).
+        let top = std::rc::Rc::clone(&self.top);
+        self.stand_at(&top)?;
+        self.mounts.clear();
+        for table in ["self/mountinfo", &format!("{}/mountinfo", caller.pid)] {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&self.processes, table, flags, Mode::empty())?;
+            let text = std::io::read_to_string(std::fs::File::from(file)).map_err(|_| Errno::IO)?;
+            let ids = text
+                .lines()
+                .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok());
+            self.mounts.extend(ids);
+        }
         Ok(self.mounts.contains(&stat.stx_mnt_id))
     }
 
@@ -741,8 +749,13 @@ impl Emulator {
             New::Directory(_) | New::Link(_) => None,
         };
         let heir = self.heir(caller, &parent)?;
-        if device.is_some() && !self.who(caller)?.is_privileged() {
-            return Ok(Outcome::Refused(Errno::PERM));
+        if device.is_some() {
+            if !self.who(caller)?.is_privileged() {
+                return Ok(Outcome::Refused(Errno::PERM));
+            }
+            if !self.is_inside(caller, parent.as_fd())? {
+                return Ok(Outcome::Kernel);
+            }
         }
         let note = match (heir, device) {
             (None, None) => return Ok(Outcome::Kernel),

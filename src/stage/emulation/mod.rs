@@ -213,6 +213,8 @@ struct Emulator {
     socket: UnixListener,
     /// The host's, which is the working directory, too.
     processes: OwnedFd,
+    /// The container's root directory, as an `O_PATH` descriptor.
+    top: Rc<OwnedFd>,
     /// The root directory that this process has now.
     root: RootKey,
     /// The device of the container's root file system.
@@ -240,7 +242,8 @@ impl Emulator {
         };
         let (processes, owners, socket) = (next()?, next()?, next()?);
         rustix::process::umask(Mode::empty());
-        let root = rustix::fs::stat("/").context("looking at the root directory")?;
+        let top = sys::fs::open_trusted(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
+        let root = rustix::fs::fstat(&top).context("looking at the root directory")?;
         rustix::process::fchdir(&processes).context("entering /proc")?;
         let mut side = Side::default();
         side.add_lines(&watch.layers);
@@ -257,6 +260,7 @@ impl Emulator {
             listeners: vec![Rc::new(listener)],
             socket: UnixListener::from(socket),
             processes,
+            top: Rc::new(top),
             root: (root.st_dev, root.st_ino),
             root_device: root.st_dev,
             roots_move: watch.roots_move,
@@ -341,11 +345,15 @@ impl Emulator {
             return Ok(());
         }
         let root = self.of_caller(pid, "root", OFlags::PATH | OFlags::DIRECTORY)?;
-        let stat = rustix::fs::fstat(&root)?;
+        self.stand_at(&root)
+    }
+
+    fn stand_at(&mut self, root: &OwnedFd) -> Result<(), Errno> {
+        let stat = rustix::fs::fstat(root)?;
         if (stat.st_dev, stat.st_ino) == self.root {
             return Ok(());
         }
-        rustix::process::fchdir(&root)?;
+        rustix::process::fchdir(root)?;
         let changed = rustix::process::chroot(".");
         rustix::process::fchdir(&self.processes)?;
         changed?;
