@@ -326,7 +326,7 @@ pub fn apply(
     let kept = mask(&confinement.capabilities)?;
     let existing = drop_bounding_set(kept)?;
 
-    set_ids(real, || sys::confine::keep_capabilities())?;
+    set_ids(real, sys::confine::keep_capabilities)?;
     if full {
         // The number of who a process seems to be: 0 is root.
         sys::notify::begin_as_root()?;

@@ -505,9 +505,10 @@ impl Receiver<'_> {
                 gid: id(entry.gid),
                 device: None,
             };
-            let kind = match entry.kind {
-                Kind::Directory => FileType::Directory,
-                _ => FileType::RegularFile,
+            let kind = if entry.kind == Kind::Directory {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
             };
             let note = note.text(kind, entry.mode);
             if rustix::fs::fsetxattr(file, OVERRIDE, note.as_bytes(), XattrFlags::empty()).is_err()

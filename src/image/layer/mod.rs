@@ -744,9 +744,10 @@ impl<'r> Unpacker<'r> {
                 let Some(note) = self.noted(entry) else {
                     return Ok(());
                 };
-                let kind = match entry.kind {
-                    Kind::Directory => FileType::Directory,
-                    _ => FileType::RegularFile,
+                let kind = if entry.kind == Kind::Directory {
+                    FileType::Directory
+                } else {
+                    FileType::RegularFile
                 };
                 let text = note.text(kind, entry.mode);
                 match rustix::fs::fsetxattr(file, OVERRIDE, text.as_bytes(), XattrFlags::empty()) {

@@ -476,7 +476,7 @@ impl Emulator {
             Some(0) => (&b"/"[..], &path[1..]),
             Some(slash) => (&path[..slash], &path[slash + 1..]),
         };
-        if matches!(&name[..], b"." | b".." | b"") {
+        if matches!(name, b"." | b".." | b"") {
             return Err(Errno::EXIST);
         }
         let name = name.to_vec();
@@ -484,7 +484,7 @@ impl Emulator {
             follow: true,
             ..named
         };
-        let parent = self.resolve(caller, named, &parent.to_vec())?;
+        let parent = self.resolve(caller, named, parent)?;
         Ok((parent, name))
     }
 
