@@ -54,6 +54,7 @@ pub fn main() -> ExitCode {
         Some(container::monitor::MONITOR) => {
             container::monitor::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }
+        Some(net::doors::DOORS) => net::doors::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some(net::named::server::NETWORK) => {
             net::named::server::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }

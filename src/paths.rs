@@ -259,19 +259,24 @@ pub fn home() -> Option<PathBuf> {
 }
 
 fn data_home() -> Result<PathBuf> {
-    // `dirs` asks the C library's user database when HOME is unset, which a static program must not do.
-    if absolute_variable("HOME").is_some()
-        && let Some(dir) = dirs::data_dir()
-    {
-        return Ok(dir);
-    }
-    home().map(|home| home.join(".local/share")).ok_or_else(|| {
+    below_home("XDG_DATA_HOME", ".local/share").ok_or_else(|| {
         Fail::usage(
             "cannot find your home directory: HOME is not set and /etc/passwd does not list you",
         )
         .hint("set HOME, or name a place for images and containers with --root DIR or RL_ROOT")
         .into()
     })
+}
+
+/// Where the user's configuration files are: `$XDG_CONFIG_HOME`, else `~/.config`.
+#[must_use]
+pub fn config_home() -> Option<PathBuf> {
+    below_home("XDG_CONFIG_HOME", ".config")
+}
+
+/// Source: XDG Base Directory Specification, which has relative paths ignored.
+fn below_home(variable: &str, usual: &str) -> Option<PathBuf> {
+    absolute_variable(variable).or_else(|| Some(home()?.join(usual)))
 }
 
 fn absolute_variable(name: &str) -> Option<PathBuf> {

@@ -45,7 +45,7 @@ impl Config {
     /// # Errors
     /// `Usage` with line and column for what makes no sense; the system's.
     pub fn load() -> Result<Self> {
-        let own = dirs::config_dir().map(|dir| dir.join("rl/config.toml"));
+        let own = crate::paths::config_home().map(|dir| dir.join("rl/config.toml"));
         let mut all = Self::default();
         for path in [Some(PathBuf::from(SYSTEM)), own].into_iter().flatten() {
             let text = match std::fs::read_to_string(&path) {

@@ -158,7 +158,9 @@ pub fn in_place(
     when: Pull,
     platform: Option<&Platform>,
 ) -> Result<Option<(StoredImage, PathBuf)>> {
-    if !matches!(when, Pull::Missing | Pull::Never) {
+    if !matches!(when, Pull::Missing | Pull::Never)
+        || Config::load()?.additional_stores().is_empty()
+    {
         return Ok(None);
     }
     let own = Images::open(store).find(name, platform)?;

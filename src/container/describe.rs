@@ -288,7 +288,7 @@ fn binds(spec: &ContainerSpec) -> Vec<String> {
         let source = match &mount.source {
             MountSource::Bind { path, .. } => path.display().to_string(),
             MountSource::Volume { volume, .. } => volume.clone(),
-            MountSource::Tmpfs { .. } => return None,
+            MountSource::Image { .. } | MountSource::Tmpfs { .. } => return None,
         };
         let access = if mount.read_only { "ro" } else { "rw" };
         Some(format!("{source}:{}:{access}", mount.target))
@@ -306,7 +306,7 @@ fn tmpfs(spec: &ContainerSpec) -> Value {
             options.extend(data.iter().cloned());
             Some((mount.target.clone(), Value::from(options.join(","))))
         }
-        MountSource::Bind { .. } | MountSource::Volume { .. } => None,
+        MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Image { .. } => None,
     });
     Value::Object(mounts.collect())
 }
@@ -385,6 +385,15 @@ fn mount_point(seen: &Seen, mount: &Mount) -> Value {
             "Source": seen.record.store().volume_data(volume),
             "Destination": mount.target,
             "Driver": "local",
+            "Mode": mode,
+            "RW": !mount.read_only,
+            "Propagation": "",
+        }),
+        MountSource::Image { image, subpath, .. } => json!({
+            "Type": "image",
+            "Source": image.reference,
+            "SubPath": subpath,
+            "Destination": mount.target,
             "Mode": mode,
             "RW": !mount.read_only,
             "Propagation": "",

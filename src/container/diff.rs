@@ -13,6 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::files;
 use super::record::Record;
 use super::tree::{self, Dir, Found};
 use crate::error::Fail;
@@ -84,7 +85,7 @@ impl Place {
             }
             Rootfs::Directory { path } => (None, vec![path.clone()]),
             Rootfs::Squash { .. } => {
-                squash = Some(super::root(record, &spec)?.0);
+                squash = Some(files::root(record, &spec)?.0);
                 (
                     Some(record.dir().join("upper")),
                     vec![record.dir().join("squash")],
@@ -101,7 +102,7 @@ impl Place {
             upper,
             lowers,
             targets,
-            complete: super::is_copy(&record.dir()),
+            complete: files::is_copy(&record.dir()),
             owners: super::emulation::owners(record, &spec)?,
             squash,
         })

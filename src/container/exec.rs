@@ -132,6 +132,7 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
             // With a pid namespace of its own the kernel sees to it.
             host: Some(&pidfd),
             membership: None,
+            helper: None,
             leave: Some(Leave {
                 keys: Keys::new(keys),
                 go: &mut go,

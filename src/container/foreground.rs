@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use super::events::Event;
 use super::health::Checks;
 use super::networks::Membership;
 use super::record::Record;
@@ -22,6 +23,7 @@ use super::watch::Keys;
 use super::{Machine, RunOptions, group, write_new};
 use crate::cgroup::Group;
 use crate::error::Fail;
+use crate::net::Uplink;
 use crate::spec::Process;
 use crate::stage::parent::Running;
 use crate::sys;
@@ -45,10 +47,7 @@ pub fn run(
     let group = group::make(&record.spec()?)?;
     let result = run_in(record, machine, options, group.as_ref(), say);
     if group::end(record, group) {
-        super::emit(
-            record.store(),
-            &super::events::Event::container("oom", &record.spec()?),
-        );
+        super::emit(record.store(), &Event::container("oom", &record.spec()?));
     }
     result
 }
@@ -77,7 +76,14 @@ fn run_in(
     if let Some(membership) = &membership {
         membership.tell("connect");
     }
+    let watched = running.helper().map(Uplink::watch).transpose();
+    let lose_network = &mut || {
+        if let Some(helper) = running.helper() {
+            lose(record, helper, say);
+        }
+    };
     let result = note(record, &running, group).and_then(|()| {
+        let watched = watched?;
         if let Some(path) = &options.pidfile {
             write_new(path, &running.child.pid.as_raw_nonzero().to_string())?;
         }
@@ -89,6 +95,10 @@ fn run_in(
             sig_proxy: options.sig_proxy,
             host: running.emulation().map(|process| &process.pidfd),
             membership: membership.as_mut(),
+            helper: watched.as_ref().map(|watched| Helper {
+                watched,
+                lost: &mut *lose_network,
+            }),
             leave: None,
             checks: Checks::begin(record, &order.spec),
         })
@@ -110,10 +120,7 @@ fn run_in(
 
 /// Lets others see that it runs. Not synced: after a crash of the machine nothing of it is left anyway.
 fn note(record: &Record, running: &Running, group: Option<&Group>) -> Result<()> {
-    super::emit(
-        record.store(),
-        &super::events::Event::container("start", &record.spec()?),
-    );
+    super::emit(record.store(), &Event::container("start", &record.spec()?));
     let mut state = State::read(&record.dir())?;
     state.status = Status::Running;
     state.cgroup = group.map(|group| group.path().to_owned());
@@ -121,13 +128,35 @@ fn note(record: &Record, running: &Running, group: Option<&Group>) -> Result<()>
     state.process = state::Process::of(running.child.pid.as_raw_nonzero().get()).ok();
     state.owner = state::Process::of(rustix::process::getpid().as_raw_nonzero().get()).ok();
     state.ports.clone_from(&running.ports);
+    write(record, &state)
+}
+
+fn write(record: &Record, state: &State) -> Result<()> {
     let (path, aside) = (
         record.dir().join("state.json"),
         record.dir().join("state.json.new"),
     );
-    let text = serde_json::to_vec(&state).context("writing state.json")?;
+    let text = serde_json::to_vec(state).context("writing state.json")?;
     let written = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, &path));
     written.map_err(|error| super::disk_error(error, &path))
+}
+
+/// The container goes on without a network; who looks at it is told.
+fn lose(record: &Record, helper: &Uplink, say: &mut dyn FnMut(&str)) {
+    let (who, why) = helper.lost();
+    say(&why);
+    let noted = State::read(&record.dir()).and_then(|mut state| {
+        state.error = Some(why);
+        state.ports.clear();
+        write(record, &state)
+    });
+    if let Err(error) = noted {
+        say(&format!("`rl inspect` does not know it: {error:#}"));
+    }
+    if let Ok(spec) = record.spec() {
+        let event = Event::container("network_lost", &spec).with("helper", who);
+        super::emit(record.store(), &event);
+    }
 }
 
 /// A terminal needs one on our side.
@@ -161,10 +190,28 @@ pub struct Attended<'a> {
     pub host: Option<&'a OwnedFd>,
     /// Its container's place on named networks.
     pub membership: Option<&'a mut Membership>,
+    /// The process that carries its packets.
+    pub helper: Option<Helper<'a>>,
     /// How the user leaves it.
     pub leave: Option<Leave<'a>>,
     /// The checks of its health.
     pub checks: Option<Checks>,
+}
+
+/// A process that the program can go on without.
+pub struct Helper<'a> {
+    /// Readable when it has ended.
+    pub watched: &'a OwnedFd,
+    /// What is done when it ends first.
+    pub lost: &'a mut dyn FnMut(),
+}
+
+impl std::fmt::Debug for Helper<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Helper")
+            .field("watched", &self.watched)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Leaving a program that goes on.
@@ -199,7 +246,7 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
     let console = attended.console;
     let has_console = console.is_some();
     let mut host = attended.host;
-    let mut membership = attended.membership;
+    let (mut membership, mut helper) = (attended.membership, attended.helper);
     let (mut leave, mut checks) = (attended.leave, attended.checks);
     // Undone when this returns, whatever happened.
     let mut raw = if has_console && interactive {
@@ -228,6 +275,12 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
                     .as_ref()
                     .map_or(child.pidfd.as_fd(), |one| one.as_fd()),
                 membership
+                    .as_ref()
+                    .map_or(PollFlags::empty(), |_| PollFlags::IN),
+            ),
+            PollFd::new(
+                helper.as_ref().map_or(&child.pidfd, |one| one.watched),
+                helper
                     .as_ref()
                     .map_or(PollFlags::empty(), |_| PollFlags::IN),
             ),
@@ -293,10 +346,10 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
             }
         }
         if let Some(pump) = &mut pump {
-            if happened.get(4).is_some_and(|events| !events.is_empty()) {
-                gone |= pump.turn(happened[4])? == Outside::Gone;
-            }
             if happened.get(5).is_some_and(|events| !events.is_empty()) {
+                gone |= pump.turn(happened[5])? == Outside::Gone;
+            }
+            if happened.get(6).is_some_and(|events| !events.is_empty()) {
                 match pump.read_input(&stdin, leave.as_mut().map(|leave| &mut leave.keys))? {
                     Outside::There => {}
                     Outside::Gone => gone = true,
@@ -316,6 +369,12 @@ pub fn supervise(attended: Attended<'_>) -> Result<()> {
             && !one.renew()
         {
             membership = None;
+        }
+        if happened[1].is_empty()
+            && happened[4].contains(PollFlags::IN)
+            && let Some(one) = helper.take()
+        {
+            (one.lost)();
         }
         if host.is_some() && happened[2].contains(PollFlags::IN) {
             host = None;

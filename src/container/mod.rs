@@ -10,6 +10,7 @@ mod egress;
 pub mod emulation;
 pub mod events;
 pub mod exec;
+mod files;
 pub mod follow;
 mod foreground;
 pub mod group;
@@ -43,8 +44,8 @@ use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::net::{self, names};
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, MountSource, Namespace, Publish, Rootfs, UserNs};
-use crate::stage::{self, Driver, Job, Order, RootPlan};
+use crate::spec::{ContainerSpec, MountSource, Namespace, Publish, UserNs};
+use crate::stage::{self, Job, Order};
 use crate::sys;
 use events::Event;
 use record::{Lock, Record};
@@ -353,7 +354,7 @@ fn order(
         true => egress::rules(&mut spec)?,
         false => None,
     };
-    let (root, driver) = root(record, &spec)?;
+    let (root, driver) = files::root(record, &spec)?;
     let chosen = membership.map(networks::Membership::chosen);
     let emulation = emulation::of(&spec, plan);
     let etc = match joined::etc(store, &spec)? {
@@ -371,6 +372,7 @@ fn order(
         has_tty_group: plan.has_gid(5),
         etc,
         volumes: volumes::make_all(store, &spec)?,
+        layered: files::layered(record, &spec)?,
         raise_loopback: machine.network.is_private(),
         egress,
         soft_sysctls: if machine.network.is_private() {
@@ -378,75 +380,11 @@ fn order(
         } else {
             Vec::new()
         },
+        ahead: net::ahead::Link::plan(&machine.network, &machine.ports),
         wait_for_network: machine.network.is_awaited(),
         own_group: group.is_some(),
         spec,
     })
-}
-
-/// Where the container's root file system comes from, and how it is mounted.
-fn root(record: &Record, spec: &ContainerSpec) -> Result<(RootPlan, Driver)> {
-    let (store, dir) = (record.store(), record.dir());
-    let plan = match &spec.rootfs {
-        Rootfs::Layers { diff_ids } => RootPlan::Overlay {
-            base: store.root().to_owned(),
-            lowers: diff_ids
-                .iter()
-                .map(|diff_id| crate::image::layer_dir(diff_id))
-                .collect::<Result<_>>()?,
-            upper: relative(store, &dir, "upper"),
-            work: relative(store, &dir, "work"),
-            merged: relative(store, &dir, "merged"),
-            squash: None,
-        },
-        Rootfs::Squash { path } => {
-            let found = crate::image::squash::Squash::look(path)?;
-            if let Some(name) = found.foreign
-                && !stage::fuse::has_squashfuse()
-            {
-                return Err(Fail::unsupported(format!(
-                    "`{}` is packed with {name}, which only squashfuse reads, and that is not installed",
-                    path.display()
-                ))
-                .hint("ask your administrator for the package `squashfuse`")
-                .hint("or pack it anew with zstd or gzip: mksquashfs … -comp zstd")
-                .code("RL-F06")
-                .into());
-            }
-            let mount = relative(store, &dir, "squash");
-            store.make(&dir.join("squash"))?;
-            RootPlan::Overlay {
-                base: store.root().to_owned(),
-                lowers: vec![mount.clone()],
-                upper: relative(store, &dir, "upper"),
-                work: relative(store, &dir, "work"),
-                merged: relative(store, &dir, "merged"),
-                squash: Some(stage::SquashFile {
-                    file: path.clone(),
-                    offset: found.offset,
-                    mount,
-                }),
-            }
-        }
-        Rootfs::Directory { path } => {
-            if !path.is_dir() {
-                return Err(
-                    Fail::usage(format!("`{}` is not a directory", path.display()))
-                        .hint("--rootfs takes the directory of a root file system")
-                        .into(),
-                );
-            }
-            RootPlan::Directory { path: path.clone() }
-        }
-        Rootfs::Host => RootPlan::Host { dir: dir.clone() },
-    };
-    // What was begun as a copy goes on as one: an overlay would bring deleted files back.
-    let driver = if is_copy(&dir) {
-        Driver::Copy
-    } else {
-        driver()?
-    };
-    Ok((plan, driver))
 }
 
 /// Docker's settings of a network namespace: its programs may ping and have ports below 1024, whatever the host says
@@ -474,27 +412,17 @@ fn network_sysctls(spec: &ContainerSpec, plan: &Plan) -> Vec<(String, String)> {
     .collect()
 }
 
-fn driver() -> Result<Driver> {
-    let text = std::env::var("RL_STORAGE_DRIVER").unwrap_or_default();
-    Driver::parse(&text).ok_or_else(|| {
-        Fail::usage(format!("RL_STORAGE_DRIVER=`{text}` is not known"))
-            .hint("known are auto, overlay, fuse-overlayfs and copy")
-            .into()
-    })
-}
-
-/// Short names keep overlay's options short.
-fn relative(store: &Store, dir: &Path, name: &str) -> PathBuf {
-    dir.strip_prefix(store.root()).unwrap_or(dir).join(name)
-}
-
 /// The files that stand over the image's own, and where.
 fn write_etc(
     spec: &ContainerSpec,
     network: &net::Chosen,
     dir: &Path,
 ) -> Result<Vec<(PathBuf, String)>> {
-    let host = names::Host::read();
+    let host = if *network == net::Chosen::None {
+        names::Host::files()
+    } else {
+        names::Host::read()
+    };
     let hostname = spec.hostname.as_deref();
     let mut files = vec![("hostname", format!("{}\n", hostname.unwrap_or_default()))];
     if !spec.names.keep_hosts {
@@ -555,67 +483,6 @@ pub fn disk_error(error: std::io::Error, path: &Path) -> anyhow::Error {
         _ => Fail::system(format!("cannot write `{}`", path.display())),
     };
     anyhow::Error::from(error).context(fail)
-}
-
-/// The copy of the layers that stands in for an overlay.
-fn copy_root(plan: &RootPlan, ids: &Plan, helpers: Option<&idmap::Helpers>) -> Result<PathBuf> {
-    copy_once(plan, |lowers, into| {
-        let into = into.to_owned();
-        stage::parent::job(Job::Flatten { lowers, into }, "copy", ids, helpers).map(|_| ())
-    })
-}
-
-/// As [`copy_root`], in a job that has the container's ids already.
-fn copy_here(plan: &RootPlan) -> Result<PathBuf> {
-    copy_once(plan, |lowers, into| stage::job::flatten(&lowers, into))
-}
-
-/// Has the layers copied, the lowest first, unless that was done before: the copy is the container's own by then.
-fn copy_once(
-    plan: &RootPlan,
-    copy: impl FnOnce(Vec<PathBuf>, &Path) -> Result<()>,
-) -> Result<PathBuf> {
-    let RootPlan::Overlay {
-        base,
-        lowers,
-        upper,
-        squash: None,
-        ..
-    } = plan
-    else {
-        return Err(Fail::unsupported(
-            "this root cannot be copied: no overlay can be mounted over it",
-        )
-        .code("RL-F03")
-        .into());
-    };
-    let into = base.join(upper);
-    let dir = into.parent().unwrap_or(base);
-    if is_copy(dir) {
-        return Ok(into);
-    }
-    let note = dir.join(COPY);
-    let has_changes = std::fs::read_dir(&into).map_or(true, |mut entries| entries.next().is_some());
-    if has_changes && !note.exists() {
-        return Err(Fail::unsupported(
-            "the container's changes were made over an overlay, and a copy of the image would replace them",
-        )
-        .hint("start it as it was started first: see RL_STORAGE_DRIVER, and rl doctor")
-        .into());
-    }
-    std::fs::write(&note, "begun\n").map_err(|error| disk_error(error, &note))?;
-    copy(lowers.iter().map(|lower| base.join(lower)).collect(), &into)?;
-    std::fs::write(&note, COPIED).map_err(|error| disk_error(error, &note))?;
-    Ok(into)
-}
-
-/// The file of a container that says how far the copy of its layers is.
-const COPY: &str = "copy";
-const COPIED: &str = "done\n";
-
-/// Whether the writable directory of the container at `dir` has all of its image's files.
-fn is_copy(dir: &Path) -> bool {
-    std::fs::read_to_string(dir.join(COPY)).is_ok_and(|text| text == COPIED)
 }
 
 /// A fresh id: 64 hexadecimal digits.

@@ -28,6 +28,7 @@ use super::state::{self, State, Status};
 use super::{Machine, group};
 use crate::cgroup::Group;
 use crate::error::{self, Fail};
+use crate::net::Uplink;
 use crate::paths::{self, Store};
 use crate::spec::{ContainerSpec, Restart};
 use crate::stage::parent::Running;
@@ -414,9 +415,7 @@ impl Monitor {
             membership.tell("connect");
         }
         self.membership = membership;
-        if let Some((_, helper)) = running.helper() {
-            streams.helper = Some(helper.try_clone().context("watching the network helper")?);
-        }
+        streams.helper = running.helper().map(Uplink::watch).transpose()?;
         if let Some(process) = running.emulation() {
             let watched = process.pidfd.try_clone();
             streams.emulation = Some(watched.context("watching the process that emulates root")?);
@@ -502,21 +501,20 @@ impl Monitor {
             }
             if happened.contains_key(&Source::Helper) {
                 streams.helper = None;
-                if let Some((name, _)) = running.helper() {
-                    self.lose_network(name);
+                if let Some(helper) = running.helper() {
+                    self.lose_network(helper);
                 }
             }
         }
     }
 
     /// The container goes on without a network; who looks at it is told, and a restart heals it.
-    fn lose_network(&mut self, helper: &str) {
-        self.state.error = Some(format!(
-            "{helper} has ended: there is no network until a restart"
-        ));
+    fn lose_network(&mut self, helper: &Uplink) {
+        let (who, why) = helper.lost();
+        self.state.error = Some(why);
         self.state.ports.clear();
         self.note();
-        let event = Event::container("network_lost", &self.spec).with("helper", helper);
+        let event = Event::container("network_lost", &self.spec).with("helper", who);
         let _ = events::emit(self.record.store(), &event); // as in `emit`
     }
 

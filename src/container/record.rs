@@ -404,7 +404,7 @@ impl Record {
 pub fn anonymous_volumes(spec: &ContainerSpec) -> Vec<String> {
     let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
         MountSource::Volume { volume, .. } => Some(volume),
-        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+        MountSource::Bind { .. } | MountSource::Image { .. } | MountSource::Tmpfs { .. } => None,
     });
     volumes
         .filter(|volume| volume.starts_with(&spec.id))
@@ -511,6 +511,8 @@ pub fn remove_dir(dir: &Path, plan: &Plan, helpers: Option<&Helpers>) -> Result<
             };
             stage::parent::job(job, "remove", plan, helpers).map(|_| ())
         }
+        // A file in it is open, be it the lock: a network file system keeps it until then, and the next sweep ends it.
+        Err(error) if sys::errno_of(&error) == Some(rustix::io::Errno::NOTEMPTY) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -4,9 +4,10 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
 
+use super::files::copy_root;
 use super::networks::Membership;
 use super::record::Record;
-use super::{Machine, copy_root, degraded, egress, order};
+use super::{Machine, degraded, egress, order};
 use crate::cgroup::Group;
 use crate::error;
 use crate::net::{self, Chosen};

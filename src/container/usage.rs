@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 
 use crate::image::store::Usage;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, Rootfs};
+use crate::spec::{ContainerSpec, MountSource, Rootfs};
 
-/// One entry for each container. A container that is being made or removed meanwhile may be missing.
+/// One entry for each container, and for each image that it mounts. A container that is being made or removed meanwhile may be missing.
 ///
 /// # Errors
 /// When the directory of containers cannot be read.
@@ -34,14 +34,22 @@ pub fn all(store: &Store) -> Result<Vec<Usage>> {
         else {
             continue;
         };
-        usages.push(Usage {
-            container: spec.name,
-            image: spec.image.map(|image| image.id).unwrap_or_default(),
-            diff_ids: match spec.rootfs {
+        let name = spec.name;
+        let needs = |image: String, files| Usage {
+            container: name.clone(),
+            image,
+            diff_ids: match files {
                 Rootfs::Layers { diff_ids } => diff_ids,
                 Rootfs::Directory { .. } | Rootfs::Squash { .. } | Rootfs::Host => Vec::new(),
             },
-        });
+        };
+        let own = spec.image.map(|image| image.id).unwrap_or_default();
+        usages.push(needs(own, spec.rootfs));
+        for mount in spec.mounts {
+            if let MountSource::Image { image, files, .. } = mount.source {
+                usages.push(needs(image.id, files));
+            }
+        }
     }
     Ok(usages)
 }

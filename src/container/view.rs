@@ -203,6 +203,7 @@ impl Seen {
             .filter_map(|mount| match &mount.source {
                 MountSource::Bind { path, .. } => Some(path.display().to_string()),
                 MountSource::Volume { volume, .. } => Some(volume.clone()),
+                MountSource::Image { image, .. } => Some(image.reference.clone()),
                 MountSource::Tmpfs { .. } => None,
             });
         sources.collect()

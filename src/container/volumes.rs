@@ -58,10 +58,10 @@ impl Volume {
 pub fn make_all(store: &Store, spec: &ContainerSpec) -> Result<Vec<(String, PathBuf)>> {
     let mut volumes = Vec::new();
     for mount in &spec.mounts {
-        if let MountSource::Volume { volume, .. } = &mount.source {
+        if let MountSource::Volume { volume, labels, .. } = &mount.source {
             // One of another container's, too: --volumes-from.
             let anonymous = is_of(volume, &spec.id) || is_made_up(volume);
-            make(store, &Volume::new(volume, BTreeMap::new(), anonymous))?;
+            make(store, &Volume::new(volume, labels.clone(), anonymous))?;
             volumes.push((volume.clone(), store.volume_data(volume)));
         }
     }

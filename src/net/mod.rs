@@ -1,7 +1,11 @@
 //! How a container reaches the world: which helper, when it is ready, and the names it can look up.
 
+pub mod ahead;
+pub mod doors;
 pub mod egress;
+mod forward;
 pub mod joined;
+mod link;
 pub mod named;
 pub mod names;
 mod nft;
@@ -11,9 +15,11 @@ pub mod publish;
 mod slirp;
 
 use std::ffi::CString;
-use std::io::{Read as _, Seek as _};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags};
@@ -23,7 +29,9 @@ use crate::idmap::find_program;
 use crate::spec::{Bound, HostPort, Network, Port, Protocol, Publish};
 use crate::sys;
 use crate::sys::process::{Child, Tied};
+use ahead::Link;
 use named::Endpoint;
+use probe::Standing;
 use publish::Reserved;
 
 /// What was chosen for one container.
@@ -85,7 +93,9 @@ impl Chosen {
                 vec!["this pasta does not answer the host itself on a UDP port that leads to a lower one; other machines it does".to_owned()]
             }
             Chosen::Slirp { options, .. }
-                if !udp.is_empty() && !slirp::addresses(options).loopback =>
+                if !udp.is_empty()
+                    && slirp::opens_ports(options)
+                    && !slirp::addresses(options).loopback =>
             {
                 vec!["slirp4netns does not answer on UDP ports of the host's 127.0.0.1; on its other addresses it does".to_owned()]
             }
@@ -95,6 +105,24 @@ impl Chosen {
             | Chosen::Pasta { .. }
             | Chosen::Slirp { .. }
             | Chosen::Named { .. } => Vec::new(),
+        }
+    }
+
+    /// The helper's program.
+    #[must_use]
+    pub fn program(&self) -> Option<&Path> {
+        match self {
+            Chosen::Pasta { program, .. } | Chosen::Slirp { program, .. } => Some(program),
+            Chosen::Host | Chosen::None | Chosen::Joined | Chosen::Named { .. } => None,
+        }
+    }
+
+    /// Whether the user has not told the helper anything.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Chosen::Pasta { options, .. } | Chosen::Slirp { options, .. } => options.is_empty(),
+            Chosen::Host | Chosen::None | Chosen::Joined | Chosen::Named { .. } => true,
         }
     }
 
@@ -131,8 +159,8 @@ pub fn choose(
     given_up: &[&str],
 ) -> Result<(Chosen, Option<Fail>)> {
     let (chosen, notice) = by_name(network, given_up)?;
-    if let Chosen::Slirp { .. } = chosen {
-        slirp::check_ports(ports)?;
+    if let Chosen::Slirp { options, .. } = &chosen {
+        slirp::check_ports(options, ports)?;
     }
     match notice {
         // On the host's network the program's own ports are open, not those that were asked for.
@@ -214,14 +242,17 @@ fn automatic(given_up: &[&str]) -> (Chosen, Option<Fail>) {
     (Chosen::Host, Some(why))
 }
 
-/// Starts a helper for the named networks' own namespace, which the process `pid` is in, and waits until packets flow.
-/// The second value is the interface that they leave by, the third why it is not the first choice.
+/// Starts a helper for the named networks' own namespace, which the process `pid` is in. `make` makes an interface there. The
+/// second value is the interface that packets leave by, the third why it is not the first choice.
 ///
 /// # Errors
 /// What was missing, or the helper's own words.
-pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str, Option<Fail>)> {
-    match share_by(&[], pid) {
-        Err((Some("pasta"), first)) => match share_by(&["pasta"], pid) {
+pub fn share(
+    pid: rustix::process::Pid,
+    make: &mut dyn FnMut(&Link) -> Result<()>,
+) -> Result<(Uplink, &'static str, Option<Fail>)> {
+    match share_by(&[], pid, make) {
+        Err((Some("pasta"), first)) => match share_by(&["pasta"], pid, make) {
             Ok((uplink, interface)) => Ok((uplink, interface, Some(crate::error::flatten(&first)))),
             // What is said of the second is less than what is said of the first.
             Err(_) => Err(first),
@@ -235,33 +266,35 @@ pub fn share(pid: rustix::process::Pid) -> Result<(Uplink, &'static str, Option<
 fn share_by(
     given_up: &[&str],
     pid: rustix::process::Pid,
+    make: &mut dyn FnMut(&Link) -> Result<()>,
 ) -> Result<(Uplink, &'static str), (Option<&'static str>, anyhow::Error)> {
     let (mut chosen, notice) = automatic(given_up);
     if let Some(why) = notice {
         return Err((None, why.into()));
     }
-    let failed = match chosen {
-        Chosen::Pasta { .. } => "pasta",
+    let (name, interface) = match chosen {
+        Chosen::Pasta { .. } => ("pasta", "uplink0"),
         Chosen::Slirp { .. }
         | Chosen::Host
         | Chosen::None
         | Chosen::Joined
-        | Chosen::Named { .. } => "slirp4netns",
+        | Chosen::Named { .. } => ("slirp4netns", slirp::INTERFACE),
     };
-    if let Chosen::Pasta { options, .. } = &mut chosen {
-        options.push("--ns-ifname=uplink0".to_owned());
+    let ahead = Link::plan(&chosen, &[]).map(|link| Link {
+        name: interface.to_owned(),
+        ..link
+    });
+    // What cannot be made is the helper's to make.
+    let ahead = ahead.filter(|link| make(link).is_ok());
+    if let (Chosen::Pasta { options, .. }, None) = (&mut chosen, &ahead) {
+        options.push(format!("--ns-ifname={interface}"));
     }
-    let interface = match chosen {
-        Chosen::Pasta { .. } => "uplink0",
-        Chosen::Slirp { .. }
-        | Chosen::Host
-        | Chosen::None
-        | Chosen::Joined
-        | Chosen::Named { .. } => "tap0",
-    };
-    let started = start(&chosen, Vec::new(), pid).and_then(|uplink| {
+    let started = start(&chosen, Vec::new(), ahead.as_ref(), pid).and_then(|uplink| {
         let mut uplink =
             uplink.ok_or_else(|| missing("neither pasta nor slirp4netns is installed", "passt"))?;
+        if ahead.is_some() {
+            return Ok((uplink, interface));
+        }
         match uplink.wait_ready() {
             Ok(_) => Ok((uplink, interface)),
             Err(error) => {
@@ -270,7 +303,7 @@ fn share_by(
             }
         }
     });
-    started.map_err(|error| (Some(failed), error))
+    started.map_err(|error| (Some(name), error))
 }
 
 fn missing(what: &str, package: &str) -> Fail {
@@ -305,6 +338,10 @@ pub struct Uplink {
     pub child: Child,
     /// The program's.
     pub name: &'static str,
+    /// Its interface was made before it: nobody has seen yet whether it works.
+    pub ahead: bool,
+    since: Instant,
+    program: PathBuf,
     ready: Ready,
     stderr: std::fs::File,
     /// slirp4netns ends when this closes.
@@ -313,7 +350,14 @@ pub struct Uplink {
     reserved: Vec<Reserved>,
     /// Where slirp4netns is told which ports it forwards.
     api: Option<PathBuf>,
+    /// For whom [`doors`] carry the ports, and the address there.
+    carried: Option<(rustix::process::Pid, IpAddr)>,
+    /// The process that does.
+    doors: Option<Child>,
 }
+
+/// What ends sooner has not come up.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// How a helper tells that it is ready.
 #[derive(Debug)]
@@ -322,14 +366,15 @@ enum Ready {
     Byte(OwnedFd),
 }
 
-/// Starts the helper for the process `pid`, if the choice has one, with the ports that are held for it. It does
-/// not wait.
+/// Starts the helper for the process `pid`, if the choice has one, with the ports that are held for it. With `ahead` that
+/// interface is there already. It does not wait.
 ///
 /// # Errors
 /// When it cannot be started.
 pub fn start(
     chosen: &Chosen,
     ports: Vec<Reserved>,
+    ahead: Option<&Link>,
     pid: rustix::process::Pid,
 ) -> Result<Option<Uplink>> {
     match chosen {
@@ -338,8 +383,10 @@ pub fn start(
             program,
             options,
             maps_host,
-        } => pasta::start(program, options, *maps_host, ports, pid).map(Some),
-        Chosen::Slirp { program, options } => slirp::start(program, options, ports, pid).map(Some),
+        } => pasta::start(program, options, *maps_host, ports, ahead, pid).map(Some),
+        Chosen::Slirp { program, options } => {
+            slirp::start(program, options, ports, ahead, pid).map(Some)
+        }
     }
 }
 
@@ -350,8 +397,12 @@ impl Uplink {
     /// When the helper ends instead; with its own words.
     pub fn wait_ready(&mut self) -> Result<Vec<Bound>> {
         self.wait_told()?;
+        probe::note(&self.program, Standing::CameUp);
         let ports = std::mem::take(&mut self.reserved);
         let Some(api) = self.api.take() else {
+            if let Some((pid, to)) = self.carried {
+                self.doors = Some(doors::start(pid, to, &ports)?);
+            }
             // pasta has opened them before it told that it is ready.
             return Ok(ports.into_iter().map(|port| port.bound).collect());
         };
@@ -393,23 +444,71 @@ impl Uplink {
         }
     }
 
-    fn failure(&mut self, exit: &str) -> Fail {
-        let mut said = String::new();
-        let read = self
-            .stderr
-            .seek(std::io::SeekFrom::Start(0))
-            .and_then(|_| self.stderr.by_ref().take(4096).read_to_string(&mut said));
-        if read.is_err() {
-            said = "(its words could not be read)".to_owned();
+    /// A descriptor that can be read when the helper has ended, or what carries the ports.
+    ///
+    /// # Errors
+    /// epoll_create1(2), dup(2).
+    pub fn watch(&self) -> Result<OwnedFd> {
+        let doing = "watching the network helper";
+        let Some(doors) = &self.doors else {
+            return self.child.pidfd.try_clone().context(doing);
+        };
+        let both = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC);
+        let both = both.context(doing)?;
+        for (number, child) in (0..).zip([&self.child, doors]) {
+            let data = rustix::event::epoll::EventData::new_u64(number);
+            let flags = rustix::event::epoll::EventFlags::IN;
+            rustix::event::epoll::add(&both, &child.pidfd, data, flags).context(doing)?;
         }
-        let said = said
+        Ok(both)
+    }
+
+    /// Who has ended while the container runs, and what is to be said of it. The next start waits for the helper again, and takes
+    /// another one if it fails.
+    #[must_use]
+    pub fn lost(&self) -> (&'static str, String) {
+        let is_doors = self.doors.as_ref().is_some_and(Child::has_ended);
+        if is_doors && !self.child.has_ended() {
+            let why = "the process for published ports has ended: they are closed until a restart";
+            return ("rl:[ports]", why.to_owned());
+        }
+        let is_late = self.ahead && self.since.elapsed() < AT_ONCE;
+        let standing = if is_late {
+            Standing::Late
+        } else {
+            Standing::New
+        };
+        probe::note(&self.program, standing);
+        let said = match self.said() {
+            said if said.is_empty() => said,
+            said => format!(" ({said})"),
+        };
+        let why = format!(
+            "{} has ended{said}: there is no network until a restart",
+            self.name
+        );
+        (self.name, why)
+    }
+
+    /// Its own words, in one line.
+    fn said(&self) -> String {
+        let mut bytes = [0; 4096];
+        let Ok(length) = self.stderr.read_at(&mut bytes, 0) else {
+            return "(its words could not be read)".to_owned();
+        };
+        let said = String::from_utf8_lossy(&bytes[..length]);
+        let lines = said
             .lines()
             .map(str::trim)
             // After an option that it does not know, its whole help follows.
             .take_while(|line| !line.starts_with("Usage:"))
-            .filter(|line| !line.is_empty() && !line.contains("syslog"))
-            .collect::<Vec<_>>()
-            .join("; ");
+            .filter(|line| !line.is_empty() && !line.contains("syslog"));
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
+    fn failure(&self, exit: &str) -> Fail {
+        probe::note(&self.program, Standing::New);
+        let said = self.said();
         // It opens its sockets itself: somebody may have been quicker.
         if said.contains("Failed to bind") {
             let lost = self.reserved.iter().find(|port| {
@@ -440,8 +539,13 @@ impl Uplink {
         if let Some(api) = &self.api {
             let _ = std::fs::remove_file(api); // it is there only while the ports are opened
         }
-        self.child.kill();
-        let _ = self.child.wait(); // it is gone either way
+        for child in [Some(&self.child), self.doors.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            child.kill();
+            let _ = child.wait(); // it is gone either way
+        }
     }
 }
 

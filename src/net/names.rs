@@ -24,12 +24,22 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads the two files; one that is not there is empty.
+    /// Reads the two files; one that is not there is empty. Nothing is known of addresses.
     #[must_use]
-    pub fn read() -> Self {
+    pub fn files() -> Self {
         Self {
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            address: None,
+            addresses: Vec::new(),
+            gateway: None,
+        }
+    }
+
+    /// Reads the two files, and asks the kernel for addresses.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
             address: outgoing_address(),
             addresses: local_addresses(
                 &std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default(),
@@ -37,6 +47,7 @@ impl Host {
             gateway: default_gateway(
                 &std::fs::read_to_string("/proc/net/route").unwrap_or_default(),
             ),
+            ..Self::files()
         }
     }
 }

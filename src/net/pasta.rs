@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::pipe::PipeFlags;
 
+use super::ahead::Link;
 use super::names::{self, Host};
 use super::publish::Reserved;
 use super::{Chosen, Ready, Uplink, probe, spawn};
@@ -35,20 +36,23 @@ pub fn maps_gateway(options: &[String]) -> bool {
     Given::read(options).map_gw
 }
 
-/// Starts pasta for the process `pid`. Source: pasta(1).
+/// Starts pasta for the process `pid`, whose interface is there already with `ahead`. Source: pasta(1).
 pub fn start(
     program: &Path,
     options: &[String],
     maps_host: bool,
     ports: Vec<Reserved>,
+    ahead: Option<&Link>,
     pid: rustix::process::Pid,
 ) -> Result<Uplink> {
     let (ready, told) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("making a pipe for pasta")?;
     let given = Given::read(options);
-    let mut words = ["--foreground", "--quiet", "--config-net"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut words = ["--foreground", "--quiet"].map(str::to_owned).to_vec();
+    words.extend(match ahead {
+        Some(link) => vec!["--ns-ifname".to_owned(), link.name.clone()],
+        None => vec!["--config-net".to_owned()],
+    });
     if rustix::process::geteuid().is_root() {
         // Else it becomes `nobody`, who may not enter what belongs to root.
         words.extend(["--runas", "0"].map(str::to_owned));
@@ -63,7 +67,7 @@ pub fn start(
     let bound: Vec<Bound> = ports.iter().map(|port| port.bound).collect();
     words.extend(port_words(&bound, &given.words)?);
     // Only then: it rewrites the sender of every answer, also of one that was asked directly.
-    if names::reachable_servers(&Host::read().resolv_conf).is_empty() {
+    if names::reachable_servers(&Host::files().resolv_conf).is_empty() {
         words.extend(["--dns-forward".to_owned(), DNS.to_string()]);
     }
     // It writes its number when the interface is configured and packets flow.
@@ -77,11 +81,16 @@ pub fn start(
     Ok(Uplink {
         child,
         name: "pasta",
+        ahead: ahead.is_some(),
+        since: std::time::Instant::now(),
+        program: program.to_owned(),
         ready: Ready::Byte(ready),
         stderr,
         _exit: None,
+        carried: None,
         reserved: ports,
         api: None,
+        doors: None,
     })
 }
 

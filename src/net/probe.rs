@@ -1,4 +1,4 @@
-//! What a helper's program can do: asked once, remembered for as long as the file stays the same.
+//! What a helper's program can do, and whether it has come up here: remembered for as long as the file stays the same.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,7 +21,24 @@ struct Program {
     size: u64,
     mtime_s: i64,
     mtime_ns: i64,
-    options: Vec<String>,
+    /// What its help names; none before it was asked.
+    #[serde(default)]
+    options: Option<Vec<String>>,
+    #[serde(default)]
+    standing: Standing,
+}
+
+/// How far a helper is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// It is waited for.
+    #[default]
+    New,
+    /// It has brought a network up.
+    CameUp,
+    /// It was let come later, and failed at once: it is waited for from now on.
+    Late,
 }
 
 /// Whether `--help` of the program names this option. One that cannot be asked knows no option.
@@ -31,22 +48,8 @@ pub fn knows(program: &Path, option: &str) -> bool {
 }
 
 fn options(program: &Path) -> Vec<String> {
-    let Ok(meta) = std::fs::metadata(program) else {
-        return Vec::new();
-    };
-    let file = paths::runtime_dir().map(|dir| dir.join("helpers.json"));
-    let mut known: Known = file
-        .as_ref()
-        .ok()
-        .and_then(|file| std::fs::read(file).ok())
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default();
-    let same = |found: &&Program| {
-        (found.size, found.mtime_s, found.mtime_ns)
-            == (meta.size(), meta.mtime(), meta.mtime_nsec())
-    };
-    if let Some(found) = known.programs.get(program).filter(same) {
-        return found.options.clone();
+    if let Some(options) = recall(program).and_then(|known| known.options) {
+        return options;
     }
     let Ok(output) = Command::new(program)
         .arg("--help")
@@ -59,19 +62,66 @@ fn options(program: &Path) -> Vec<String> {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     let options = named(&text);
-    let program_now = Program {
+    remember(program, |known| known.options = Some(options.clone()));
+    options
+}
+
+/// Whether this program has brought a network up here, and has not failed since.
+#[must_use]
+pub fn has_come_up(program: &Path) -> bool {
+    recall(program).is_some_and(|known| known.standing == Standing::CameUp)
+}
+
+/// Notes how this program has done.
+pub fn note(program: &Path, standing: Standing) {
+    let before = recall(program).map_or(Standing::New, |known| known.standing);
+    if before != standing && before != Standing::Late {
+        remember(program, |known| known.standing = standing);
+    }
+}
+
+fn file() -> Option<PathBuf> {
+    paths::runtime_dir()
+        .ok()
+        .map(|dir| dir.join("helpers.json"))
+}
+
+fn read() -> Known {
+    file()
+        .and_then(|file| std::fs::read(file).ok())
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
+}
+
+/// What is known of this very file.
+fn recall(program: &Path) -> Option<Program> {
+    let meta = std::fs::metadata(program).ok()?;
+    let same = |found: &Program| {
+        (found.size, found.mtime_s, found.mtime_ns)
+            == (meta.size(), meta.mtime(), meta.mtime_nsec())
+    };
+    read().programs.remove(program).filter(same)
+}
+
+fn remember(program: &Path, change: impl FnOnce(&mut Program)) {
+    let Ok(meta) = std::fs::metadata(program) else {
+        return;
+    };
+    let mut now = recall(program).unwrap_or(Program {
         size: meta.size(),
         mtime_s: meta.mtime(),
         mtime_ns: meta.mtime_nsec(),
-        options: options.clone(),
-    };
-    known.programs.insert(program.to_owned(), program_now);
-    if let (Ok(file), Ok(text)) = (file, serde_json::to_vec(&known)) {
-        // Asked again next time when it cannot be written. A name of our own: others may write at the same time.
+        options: None,
+        standing: Standing::New,
+    });
+    change(&mut now);
+    let mut known = read();
+    known.programs.insert(program.to_owned(), now);
+    if let (Some(file), Ok(text)) = (file(), serde_json::to_vec(&known)) {
+        // Found out again next time when it cannot be written. A name of our own: others may write at the same time.
         let aside = file.with_extension(std::process::id().to_string());
         let _ = sys::fs::write_atomically(&file, &aside, &text);
     }
-    options
 }
 
 /// The long options in a text of help.
@@ -100,5 +150,6 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_knows_nothing() {
         assert!(!knows(Path::new("/no/such/program"), "--help"));
+        assert!(!has_come_up(Path::new("/no/such/program")));
     }
 }

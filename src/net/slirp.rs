@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
+use super::ahead::Link;
 use super::publish::{self, Reserved};
 use super::{Ready, Uplink, spawn};
 use crate::error::Fail;
@@ -65,6 +66,16 @@ fn network(cidr: &str) -> Option<Ipv4Addr> {
     (u32::from(address) & !mask == 0).then_some(address)
 }
 
+/// Whether it opens the published ports itself, and keeps the sender's address; else `rl:[ports]` does, which is quicker, and
+/// what podman's word for it means.
+#[must_use]
+pub fn opens_ports(options: &[String]) -> bool {
+    let said = options
+        .iter()
+        .filter_map(|option| option.strip_prefix("port_handler="));
+    said.last() == Some("slirp4netns")
+}
+
 /// Checks the words of `--network slirp4netns:…`, podman's spelling.
 ///
 /// # Errors
@@ -102,17 +113,11 @@ fn words(options: &[String]) -> Result<Vec<String>, Fail> {
                 words.push(format!("--outbound-addr6={value}"));
             }
             "outbound_addr" | "outbound_addr6" => return Err(wrong("give an address")),
-            "port_handler" if value == "slirp4netns" => {}
-            "port_handler" if value == "rootlesskit" => {
-                return Err(Fail::unsupported(
-                    "slirp4netns option `port_handler=rootlesskit`: rl has no second process for ports",
-                )
-                .hint("leave it out: slirp4netns forwards ports itself, and the sender's address is kept"));
-            }
-            "port_handler" => return Err(wrong("give slirp4netns")),
+            "port_handler" if matches!(value, "rootlesskit" | "slirp4netns") => {}
+            "port_handler" => return Err(wrong("give rootlesskit or slirp4netns")),
             _ => {
                 return Err(Fail::usage(format!("slirp4netns option `{option}` is not known"))
-                    .hint("known are allow_host_loopback=true|false, cidr=NETWORK, enable_ipv6=true|false, mtu=N, outbound_addr=A, outbound_addr6=A, port_handler=slirp4netns"));
+                    .hint("known are allow_host_loopback=true|false, cidr=NETWORK, enable_ipv6=true|false, mtu=N, outbound_addr=A, outbound_addr6=A, port_handler=rootlesskit|slirp4netns"));
             }
         }
     }
@@ -123,45 +128,56 @@ fn words(options: &[String]) -> Result<Vec<String>, Fail> {
     Ok(words)
 }
 
-/// Starts slirp4netns for the process `pid`. Source: slirp4netns(1).
+/// The interface that it serves.
+pub const INTERFACE: &str = "tap0";
+
+/// Starts slirp4netns for the process `pid`, whose interface is there already with `ahead`. Source: slirp4netns(1).
 pub fn start(
     program: &Path,
     options: &[String],
     ports: Vec<Reserved>,
+    ahead: Option<&Link>,
     pid: rustix::process::Pid,
 ) -> Result<Uplink> {
     let (ready, told) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("making a pipe for slirp4netns")?;
     let (end, keep) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("making a pipe for slirp4netns")?;
-    let pid = pid.as_raw_nonzero();
     let mut words = words(options)?;
-    let api = if ports.is_empty() {
+    let api = if ports.is_empty() || !opens_ports(options) {
         None
     } else {
-        let path = paths::runtime_dir()?.join(format!("slirp.{pid}"));
+        let path = paths::runtime_dir()?.join(format!("slirp.{}", pid.as_raw_nonzero()));
         let text = path
             .to_str()
             .context("the runtime directory's name is not UTF-8")?;
         words.push(format!("--api-socket={text}"));
         Some(path)
     };
+    if ahead.is_none() {
+        words.push("--configure".to_owned());
+    }
     words.extend([
-        "--configure".to_owned(),
         format!("--ready-fd={}", told.as_raw_fd()),
         format!("--exit-fd={}", end.as_raw_fd()),
-        pid.to_string(),
-        "tap0".to_owned(),
+        pid.as_raw_nonzero().to_string(),
+        INTERFACE.to_owned(),
     ]);
     let (child, stderr) = spawn(program, &words, &[told.as_fd(), end.as_fd()])?;
     Ok(Uplink {
         child,
         name: "slirp4netns",
+        ahead: ahead.is_some(),
+        since: std::time::Instant::now(),
+        program: program.to_owned(),
         ready: Ready::Byte(ready),
         stderr,
         _exit: Some(keep),
+        carried: (api.is_none() && !ports.is_empty())
+            .then(|| (pid, addresses(options).container.into())),
         reserved: ports,
         api,
+        doors: None,
     })
 }
 
@@ -169,7 +185,10 @@ pub fn start(
 ///
 /// # Errors
 /// `Unsupported` that names the first one that is not.
-pub fn check_ports(ports: &[crate::spec::Publish]) -> Result<(), Fail> {
+pub fn check_ports(options: &[String], ports: &[crate::spec::Publish]) -> Result<(), Fail> {
+    if !opens_ports(options) {
+        return Ok(());
+    }
     let Some(six) = ports
         .iter()
         .find(|port| port.address.is_some_and(|address| address.is_ipv6()))
@@ -180,7 +199,7 @@ pub fn check_ports(ports: &[crate::spec::Publish]) -> Result<(), Fail> {
         "slirp4netns cannot publish port {} on an IPv6 address",
         six.port
     ))
-    .hint("use --network pasta, or an IPv4 address"))
+    .hint("leave port_handler=slirp4netns out, use --network pasta, or an IPv4 address"))
 }
 
 /// Has the helper open the ports, and tells which ones they are.
@@ -276,7 +295,7 @@ mod tests {
                 &[
                     "cidr=192.168.9.0/24",
                     "enable_ipv6=true",
-                    "port_handler=slirp4netns",
+                    "port_handler=rootlesskit",
                 ],
                 "--cidr=192.168.9.0/24 --enable-ipv6 --mtu=65520 --disable-host-loopback",
             ),
@@ -306,5 +325,10 @@ mod tests {
         let other = addresses(&list(&["cidr=192.168.9.0/24", "allow_host_loopback=true"]));
         assert_eq!(other.dns, Ipv4Addr::new(192, 168, 9, 3));
         assert!(other.loopback);
+        assert!(!opens_ports(&list(&["port_handler=rootlesskit"])));
+        assert!(opens_ports(&list(&[
+            "port_handler=rootlesskit",
+            "port_handler=slirp4netns"
+        ])));
     }
 }

@@ -5,6 +5,7 @@
 //! specification (config.md, config-linux.md) where it has the thing.
 
 mod egress;
+mod mounts;
 mod ports;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
 pub use egress::{Allowed, Destination, Egress};
+pub use mounts::{Mount, MountSource, WritableLayer};
 pub use ports::{Bound, HostPort, Port, Protocol, Publish};
 
 /// The version of the stored form. A newer one than this is refused, never guessed at.
@@ -356,46 +358,6 @@ pub struct ImageDefaults {
     pub health: Option<Health>,
 }
 
-/// What is mounted at one place inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// Absolute path inside the container.
-    pub target: String,
-    /// What stands there.
-    pub source: MountSource,
-    /// Cannot be written through this mount.
-    pub read_only: bool,
-    /// Further restrictions and the propagation: `nosuid`, `nodev`, `noexec`, `rslave`, `rshared`, …
-    pub options: Vec<String>,
-}
-
-/// The kinds of mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum MountSource {
-    /// A file or directory of the host.
-    Bind {
-        /// Absolute path on the host.
-        path: PathBuf,
-        /// Mounts below `path` come along.
-        recursive: bool,
-    },
-    /// A volume of `rl`'s; `volume` names a directory under `volumes/`.
-    Volume {
-        /// The volume's name; 64 hexadecimal digits for an anonymous one.
-        volume: String,
-        /// What the image has at the target is copied into an empty volume.
-        copy_up: bool,
-    },
-    /// Memory.
-    Tmpfs {
-        /// `size=`, `mode=` and the like, as tmpfs(5) takes them.
-        data: Vec<String>,
-        /// What the image has at the target is copied in.
-        copy_up: bool,
-    },
-}
-
 /// A device node of the host, bound into the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -675,15 +637,8 @@ impl ContainerSpec {
             {
                 continue;
             }
-            self.mounts.push(Mount {
-                target: target.clone(),
-                source: MountSource::Volume {
-                    volume: String::new(),
-                    copy_up: true,
-                },
-                read_only: false,
-                options: Vec::new(),
-            });
+            let volume = MountSource::volume("");
+            self.mounts.push(Mount::new(target.clone(), volume));
         }
     }
 

@@ -87,7 +87,21 @@ fn overlay(plan: &RootPlan, pid: Pid, join: &[BorrowedFd<'_>]) -> Result<(PathBu
     };
     let pid = pid.as_raw_nonzero();
     // It stands in `base`. A path by way of it has nothing that fuse-overlayfs or libfuse take for a separator.
-    let short = |path: &Path| format!("/proc/{pid}/cwd/{}", path.display());
+    let short = |path: &Path| match path.is_absolute() {
+        true => path.display().to_string(),
+        false => format!("/proc/{pid}/cwd/{}", path.display()),
+    };
+    // A user's own upper directory.
+    for path in [upper, work].into_iter().filter(|path| path.is_absolute()) {
+        if path.to_string_lossy().contains([',', ':', '\\']) {
+            return Err(Fail::unsupported(format!(
+                "fuse-overlayfs takes no `{}` for a directory to write to",
+                path.display()
+            ))
+            .hint("name one without commas, colons and backslashes")
+            .into());
+        }
+    }
     let lower = lowers
         .iter()
         .rev()

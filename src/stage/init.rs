@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::program::{self, Program};
-use super::{Order, ToHost, ToStage, confine, rootfs};
+use super::{Order, ToHost, ToStage, confine, root, rootfs};
 use crate::error::{self, Fail};
 use crate::net::egress;
 use crate::spec::{Namespace, Process, TimeOffsets};
@@ -163,6 +163,16 @@ fn run(host: &mut Host) -> Result<Exit> {
         return Err(Fail::system("no order").into());
     };
     let spec = &order.spec;
+    // First: the helper comes up meanwhile.
+    let is_ahead = match &order.ahead {
+        Some(link) => {
+            // What cannot be had is the helper's to make, as everywhere else; it says why if it cannot either.
+            let made = link.make().is_ok();
+            host.say(&ToHost::LinkMade(made), None)?;
+            made
+        }
+        None => false,
+    };
     if let Some(offsets) = spec.namespaces.time {
         enter_time(offsets)?;
     }
@@ -173,10 +183,17 @@ fn run(host: &mut Host) -> Result<Exit> {
     // Before: the kernel answers EACCES to an overlay whose owner has no id yet.
     host.wait_mapped()?;
     let mut notices = Vec::new();
-    let root = rootfs::mount_root(&order.root, order.driver, &mut notices, |need| {
-        ask_for(host, &need)
+    let inside = root::mount_root(&order.root, order.driver, &mut notices, |need| {
+        ask_for(host, &need, None)
     })
     .context("mounting the root file system")?;
+    for (position, layered) in order.layered.iter().enumerate() {
+        root::mount_layered(layered, &inside, order.driver, |need| {
+            ask_for(host, &need, Some(position))
+        })
+        .with_context(|| format!("mounting `{}`", layered.target))?;
+    }
+    let root = inside;
     for notice in notices {
         host.say(&ToHost::Notice(notice), None)?;
     }
@@ -206,6 +223,9 @@ fn run(host: &mut Host) -> Result<Exit> {
         order.only_ids,
         &root,
     )?;
+    // Whom there is, in the kernel's eyes.
+    let (uid, gid) = who.real(order.emulation.as_ref());
+    rootfs::give_away(&order, &root, uid, gid)?;
     make_cwd(&spec.process, &root)?;
     if spec.read_only {
         rootfs::execute(&[rootfs::Op::ProtectRoot], &root)?;
@@ -213,7 +233,7 @@ fn run(host: &mut Host) -> Result<Exit> {
     sys::mount::pivot(root.as_fd())?;
     drop(root);
     enter_cwd(&spec.process)?;
-    if order.wait_for_network {
+    if order.wait_for_network && !is_ahead {
         host.wait_until(|host| host.network_ready)?;
     }
     let program = Program::find(spec, &program::environment(spec, &who))?;
@@ -265,16 +285,17 @@ fn enter_time(offsets: TimeOffsets) -> Result<()> {
     sys::process::setns(namespace.as_fd(), libc::CLONE_NEWTIME).context(doing)
 }
 
-fn ask_for(host: &mut Host, need: &rootfs::Need<'_>) -> Result<PathBuf> {
+fn ask_for(host: &mut Host, need: &root::Need<'_>, which: Option<usize>) -> Result<PathBuf> {
     let why = match need {
-        rootfs::Need::Squash(squash) => {
-            host.say(&ToHost::SquashWanted, None)?;
+        root::Need::Squash(squash) => {
+            host.say(&ToHost::SquashWanted { which }, None)?;
+            host.squash = false;
             host.wait_until(|host| host.squash)?;
             return Ok(squash.mount.clone());
         }
-        rootfs::Need::Root { why } => (*why).to_owned(),
+        root::Need::Root { why } => (*why).to_owned(),
     };
-    host.say(&ToHost::OverlayRefused { why }, None)?;
+    host.say(&ToHost::OverlayRefused { why, which }, None)?;
     host.wait_until(|host| host.root.is_some())?;
     host.root
         .take()

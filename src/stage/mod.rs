@@ -5,8 +5,9 @@
 //!  parent.rs                                        init.rs
 //!     │ clone3 into all new namespaces ───────────────▶│ executes rl from a sealed mount
 //!     │ Start(order) ─────────────────────────────────▶│ mounts the root file system
-//!     │ newuidmap ∥ newgidmap ∥ pasta                  │
+//!     │ newuidmap ∥ newgidmap                          │ (makes its interface: net/ahead.rs)
 //!     │ Mapped ───────────────────────────────────────▶│ /proc /sys /dev, volumes, names
+//!     │◀───────────────────────────────────── LinkMade │ (then pasta; else that began with newuidmap)
 //!     │◀──────────────────────────────── Console + fd  │ (with a terminal)
 //!     │◀──────────────────────── OverlayRefused + why  │ (then fuse-overlayfs, then a copy)
 //!     │ RootMounted ──────────────────────────────────▶│
@@ -27,6 +28,7 @@ pub mod job;
 pub mod join;
 pub mod parent;
 pub mod program;
+pub mod root;
 pub mod rootfs;
 pub mod seccomp;
 pub mod user;
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+use crate::net::ahead::Link;
 use crate::net::egress::Rule;
 use crate::spec::ContainerSpec;
 use seccomp::emulation::Emulation;
@@ -72,6 +75,21 @@ pub enum RootPlan {
     },
 }
 
+/// A mount of the spec's that is layers, as the root is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Layered {
+    /// The mount's target.
+    pub target: String,
+    /// Its layers: [`RootPlan::Overlay`].
+    pub plan: RootPlan,
+    /// A directory that is shown at the only one of the lower ones first: an absolute path on the host.
+    pub below: Option<PathBuf>,
+    /// A directory of the container's own, relative to the plan's base, that every start empties.
+    pub fresh: PathBuf,
+    /// What the image has at the target is copied into `below` first, if that is empty.
+    pub copy_up: bool,
+}
+
 /// A file with a squashfs in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SquashFile {
@@ -96,6 +114,17 @@ pub enum Driver {
     FuseOverlayfs,
     /// A copy of all layers for each container.
     Copy,
+}
+
+impl Order {
+    /// The root, or one of what is layered beside it.
+    #[must_use]
+    pub fn plan(&self, which: Option<usize>) -> Option<&RootPlan> {
+        match which {
+            None => Some(&self.root),
+            Some(position) => self.layered.get(position).map(|one| &one.plan),
+        }
+    }
 }
 
 impl Driver {
@@ -138,13 +167,18 @@ pub struct Order {
     pub drop_ins: Vec<(PathBuf, String)>,
     /// The directory of every named volume in the spec's mounts.
     pub volumes: Vec<(String, PathBuf)>,
+    /// What has to be laid over each other for one of the spec's mounts, beside the root.
+    pub layered: Vec<Layered>,
     /// The loopback interface has to be brought up.
     pub raise_loopback: bool,
     /// Where packets may go; everywhere without.
     pub egress: Option<Vec<Rule>>,
     /// Kernel settings of the new network namespace that make it more useful, and are none the user asked for.
     pub soft_sysctls: Vec<(String, String)>,
-    /// The program starts only after [`ToStage::NetworkReady`].
+    /// The interface to make at once; the answer is [`ToHost::LinkMade`].
+    #[serde(default)]
+    pub ahead: Option<Link>,
+    /// The program starts only after [`ToStage::NetworkReady`], but for an interface that was made ahead.
     pub wait_for_network: bool,
     /// Pid 1 begins in a control group of its own, where its view of the tree begins as well.
     pub own_group: bool,
@@ -196,9 +230,16 @@ pub enum ToHost {
     OverlayRefused {
         /// The call and the answer.
         why: String,
+        /// Which of [`Order::layered`]; the root, where it is none.
+        which: Option<usize>,
     },
     /// Its squash file has to be mounted; the directory for it is shared.
-    SquashWanted,
+    SquashWanted {
+        /// As above.
+        which: Option<usize>,
+    },
+    /// Whether the interface of [`Order::ahead`] is there for its helper.
+    LinkMade(bool),
     /// The terminal's other end comes with this message.
     Console,
     /// The listener of the filter comes with this message: calls wait for a process that judges them.

@@ -71,11 +71,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// The process that carries its packets, and its name; its end leaves the container without a network.
+    /// The process that carries its packets; its end leaves the container without a network.
     #[must_use]
-    pub fn helper(&self) -> Option<(&'static str, &OwnedFd)> {
-        let uplink = self.uplink.as_ref()?;
-        Some((uplink.name, &uplink.child.pidfd))
+    pub fn helper(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
     }
 
     /// The process that emulates its root; the container cannot go on without it.
@@ -111,6 +110,7 @@ impl Running {
     /// longer to take its interface away (40 ms) than to run the container.
     pub fn leave(self) {
         match self.uplink {
+            // Published ports are held by a helper, which has to let them go.
             Some(uplink) if self.ports.is_empty() => uplink.child.kill(),
             Some(uplink) => uplink.stop(),
             None => {}
@@ -221,18 +221,27 @@ fn bring_up(
         Some(_) => Vec::new(),
         None => std::mem::take(&mut ports),
     };
-    running.uplink = net::start(launch.network, helped, running.child.pid)?;
+    let ahead = launch.order.ahead.as_ref();
+    if ahead.is_none() {
+        running.uplink = net::start(launch.network, helped, None, running.child.pid)?;
+    }
     if !shares_ids(launch) {
         idmap::apply(running.child.pid, launch.plan, launch.helpers)?;
     }
     if let Some(lease) = &mut lease {
         lease.plug(running.child.pid.as_raw_nonzero().get())?;
     }
-    if !launch.network.is_awaited() {
-        running.signals = Some(sys::signal::Queue::all()?);
-    }
     send(here, &ToStage::Mapped)?;
     let mut network = false;
+    if let Some(link) = ahead {
+        // It serves no ports: see `Link::plan`.
+        network = link_made(here)?;
+        let link = network.then_some(link);
+        running.uplink = net::start(launch.network, Vec::new(), link, running.child.pid)?;
+    }
+    if network || !launch.network.is_awaited() {
+        running.signals = Some(sys::signal::Queue::all()?);
+    }
     loop {
         if !network && !has_message(here)? {
             if let Some(uplink) = &mut running.uplink {
@@ -263,10 +272,10 @@ fn bring_up(
             }
             ToHost::Failed(fail) => return Err(fail.into()),
             ToHost::Notice(line) => say(&line),
-            ToHost::OverlayRefused { why } => {
+            ToHost::OverlayRefused { why, which } => {
                 // A copy may take minutes, in which Ctrl-C must work.
                 let held = running.signals.take().is_some();
-                let path = mount_otherwise(launch, running, &why, say, copy_root)?;
+                let path = mount_otherwise(launch, which, running, &why, say, copy_root)?;
                 if held {
                     running.signals = Some(sys::signal::Queue::all()?);
                 }
@@ -283,14 +292,32 @@ fn bring_up(
                     emulation::start(pid, &spec.name, &spec.id, memory, &listener, roots_move)?;
                 running.emulation = Some(process);
             }
-            ToHost::SquashWanted => {
-                let root = &launch.order.root;
-                let child = super::fuse::squash_of(root, running.child.pid)?;
+            ToHost::SquashWanted { which } => {
+                let child = super::fuse::squash_of(plan(launch, which)?, running.child.pid)?;
                 running.fuse.push(child);
                 send(here, &ToStage::SquashMounted)?;
             }
-            ToHost::Done(_) => return Err(Fail::system("pid 1 answered as a job").into()),
+            ToHost::Done(_) | ToHost::LinkMade(_) => {
+                return Err(Fail::system("pid 1 gave an answer to no question").into());
+            }
         }
+    }
+}
+
+/// Waits until pid 1 has made the interface of the order, or could not.
+fn link_made(here: &mut Channel) -> Result<bool> {
+    let Some((message, _)) = here.receive().context("listening to pid 1")? else {
+        return Err(Fail::system(Gone.to_string()).into());
+    };
+    match parse(&message)? {
+        ToHost::LinkMade(made) => Ok(made),
+        ToHost::Failed(fail) => Err(fail.into()),
+        ToHost::Console
+        | ToHost::EmulationWanted
+        | ToHost::Notice(_)
+        | ToHost::SquashWanted { .. }
+        | ToHost::OverlayRefused { .. }
+        | ToHost::Done(_) => Err(Fail::system("pid 1 spoke out of turn").into()),
     }
 }
 
@@ -402,8 +429,9 @@ pub fn join(
                 }
                 ToHost::Failed(fail) => return Err(fail.into()),
                 ToHost::OverlayRefused { .. }
-                | ToHost::SquashWanted
+                | ToHost::SquashWanted { .. }
                 | ToHost::Notice(_)
+                | ToHost::LinkMade(_)
                 | ToHost::Done(_) => {
                     return Err(Fail::system("a joining process answered as another").into());
                 }
@@ -508,7 +536,8 @@ pub fn job_with(
             ToHost::Console
             | ToHost::EmulationWanted
             | ToHost::Notice(_)
-            | ToHost::SquashWanted
+            | ToHost::LinkMade(_)
+            | ToHost::SquashWanted { .. }
             | ToHost::OverlayRefused { .. } => Err(Fail::system("a job answered as pid 1").into()),
         }
     };
@@ -626,8 +655,9 @@ fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
                 ToHost::Console
                 | ToHost::EmulationWanted
                 | ToHost::Notice(_)
+                | ToHost::LinkMade(_)
                 | ToHost::Done(_)
-                | ToHost::SquashWanted
+                | ToHost::SquashWanted { .. }
                 | ToHost::OverlayRefused { .. },
             ) => {}
             Err(error) => return Some(error),
@@ -671,21 +701,29 @@ pub fn parse(message: &[u8]) -> Result<ToHost> {
     serde_json::from_slice(message).context("reading a message")
 }
 
+fn plan<'a>(launch: &'a Launch<'_>, which: Option<usize>) -> Result<&'a RootPlan> {
+    let plan = launch.order.plan(which);
+    plan.ok_or_else(|| Fail::system("pid 1 asked for what was not ordered").into())
+}
+
 /// What is left when the kernel mounts no overlay: fuse-overlayfs, then a copy.
 fn mount_otherwise(
     launch: &Launch<'_>,
+    which: Option<usize>,
     running: &mut Running,
     why: &str,
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<PathBuf> {
-    let (plan, driver) = (&launch.order.root, launch.order.driver);
+    let (plan, driver) = (plan(launch, which)?, launch.order.driver);
     let mut causes = vec![why.to_owned()];
     if driver != Driver::Copy {
         match super::fuse::overlay_of(plan, running.child.pid) {
             Ok((merged, child)) => {
+                // Once is enough.
+                let is_news = running.fuse.is_empty();
                 running.fuse.push(child);
-                if driver == Driver::Auto {
+                if driver == Driver::Auto && is_news {
                     say(&format!(
                         "the kernel mounts no overlay here ({why}): using fuse-overlayfs (rl explain RL-F03)"
                     ));
@@ -707,6 +745,17 @@ fn mount_otherwise(
             causes.join("; ")
         ))
         .hint("unpack it (unsquashfs), and use rl run --rootfs DIR")
+        .code("RL-F03")
+        .into());
+    }
+    let below = which.and_then(|position| launch.order.layered[position].below.as_ref());
+    if let Some(below) = below {
+        return Err(Fail::unsupported(format!(
+            "no layer can be laid over `{}` ({})",
+            below.display(),
+            causes.join("; ")
+        ))
+        .hint("`O` needs an overlay; mount the directory with `ro`, or a copy of it")
         .code("RL-F03")
         .into());
     }

@@ -81,6 +81,16 @@ pub struct Who {
 }
 
 impl Who {
+    /// The ids that the kernel knows it by: root's, where others are emulated in full.
+    #[must_use]
+    pub fn real(&self, emulation: Option<&Emulation>) -> (u32, u32) {
+        if emulation.is_some_and(Emulation::is_full) {
+            (0, 0)
+        } else {
+            (self.user.uid, self.user.gid)
+        }
+    }
+
     /// For the confinement.
     #[must_use]
     pub fn identity(&self) -> Identity {

@@ -11,9 +11,9 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
-use super::{Driver, Order, RootPlan, SquashFile};
+use super::{Layered, Order, root};
 use crate::error::Fail;
-use crate::spec::{ContainerSpec, Device, Mount, MountSource, Namespace, Network, Shm};
+use crate::spec::{Device, Mount, MountSource, Namespace, Network, Shm};
 use crate::sys;
 use crate::sys::fs::Root;
 use crate::sys::mount::{Detached, Parameter, Recursive};
@@ -43,10 +43,14 @@ pub enum Op {
     Bind {
         /// Absolute path on the host.
         source: PathBuf,
+        /// What of it: a path that does not leave it, empty for all.
+        below: String,
         /// Where it appears; made when it is not there.
         target: String,
         /// Restrictions.
         attributes: MountAttrFlags,
+        /// Whether they are for the mounts below, too.
+        restricted: Recursive,
         /// Mounts below come along.
         recursive: Recursive,
         /// How it propagates.
@@ -229,8 +233,10 @@ pub fn ops(order: &Order) -> Vec<Op> {
             target,
             Op::Bind {
                 source,
+                below: String::new(),
                 target: target.clone(),
                 attributes: MountAttrFlags::empty(),
+                restricted: Recursive::No,
                 recursive: Recursive::No,
                 propagation: MountPropagationFlags::PRIVATE,
                 optional: false,
@@ -242,7 +248,7 @@ pub fn ops(order: &Order) -> Vec<Op> {
     let mut mounts: Vec<&Mount> = spec.mounts.iter().collect();
     mounts.sort_by_key(|mount| mount.target.trim_end_matches('/').matches('/').count());
     for mount in mounts {
-        ops.extend(user_mount(mount, &order.volumes));
+        ops.extend(user_mount(mount, &order.volumes, &order.layered));
     }
     ops.extend(spec.devices.iter().map(device));
 
@@ -290,8 +296,10 @@ pub fn add_drop_ins(
         }
         let bind = Op::Bind {
             source: source.clone(),
+            below: String::new(),
             target: target.clone(),
             attributes: RDONLY,
+            restricted: Recursive::No,
             recursive: Recursive::No,
             propagation: MountPropagationFlags::PRIVATE,
             optional: false,
@@ -315,8 +323,10 @@ pub fn add_drop_ins(
 fn host_tree(path: &str, attributes: MountAttrFlags) -> Op {
     Op::Bind {
         source: path.into(),
+        below: String::new(),
         target: path.to_owned(),
         attributes,
+        restricted: Recursive::Yes,
         recursive: Recursive::Yes,
         propagation: MountPropagationFlags::DOWNSTREAM,
         optional: true,
@@ -331,15 +341,17 @@ fn device(device: &Device) -> Op {
     };
     Op::Bind {
         source: device.host.clone(),
+        below: String::new(),
         target: device.target.clone(),
         attributes: read_only | NOSUID | NOEXEC,
+        restricted: Recursive::Yes,
         recursive: Recursive::Yes,
         propagation: MountPropagationFlags::PRIVATE,
         optional: false,
     }
 }
 
-fn user_mount(mount: &Mount, volumes: &[(String, PathBuf)]) -> Vec<Op> {
+fn user_mount(mount: &Mount, volumes: &[(String, PathBuf)], layered: &[Layered]) -> Vec<Op> {
     let mut attributes = if mount.read_only {
         RDONLY
     } else {
@@ -360,37 +372,61 @@ fn user_mount(mount: &Mount, volumes: &[(String, PathBuf)]) -> Vec<Op> {
             _ => {}
         }
     }
-    let bind = |source: &Path, recursive| Op::Bind {
+    let bind = |source: &Path, below: &str, recursive| Op::Bind {
         source: source.to_owned(),
+        below: below.to_owned(),
         target: mount.target.clone(),
         attributes,
+        restricted: recursive,
         recursive,
         propagation,
         optional: false,
     };
+    if let Some(layered) = layered.iter().find(|one| one.target == mount.target) {
+        let below = match &mount.source {
+            MountSource::Volume { subpath, .. } | MountSource::Image { subpath, .. } => subpath,
+            MountSource::Bind { .. } | MountSource::Tmpfs { .. } => "",
+        };
+        return vec![bind(&root::place(layered), below, Recursive::No)];
+    }
     match &mount.source {
         MountSource::Bind {
             path,
-            recursive: true,
-        } => vec![bind(path, Recursive::Yes)],
-        MountSource::Bind {
-            path,
-            recursive: false,
-        } => vec![bind(path, Recursive::No)],
-        MountSource::Volume { volume, copy_up } => {
+            recursive,
+            writable_below,
+        } => {
+            let recursive = match recursive {
+                true => Recursive::Yes,
+                false => Recursive::No,
+            };
+            let mut op = bind(path, "", recursive);
+            if let (true, Op::Bind { restricted, .. }) = (*writable_below, &mut op) {
+                *restricted = Recursive::No;
+            }
+            vec![op]
+        }
+        MountSource::Volume {
+            volume,
+            copy_up,
+            subpath,
+            labels: _,
+        } => {
             let Some((_, path)) = volumes.iter().find(|(name, _)| name == volume) else {
                 return Vec::new();
             };
             let mut ops = Vec::new();
-            if *copy_up {
+            // A part of it is there already, or is missed.
+            if *copy_up && subpath.is_empty() {
                 ops.push(Op::Fill {
                     volume: path.clone(),
                     target: mount.target.clone(),
                 });
             }
-            ops.push(bind(path, Recursive::Yes));
+            ops.push(bind(path, subpath, Recursive::Yes));
             ops
         }
+        // It is always layers.
+        MountSource::Image { .. } => Vec::new(),
         MountSource::Tmpfs { data, copy_up } => vec![Op::New {
             kind: "tmpfs",
             data: data.clone(),
@@ -401,15 +437,68 @@ fn user_mount(mount: &Mount, volumes: &[(String, PathBuf)]) -> Vec<Op> {
     }
 }
 
-/// The steps for what the user has mounted from outside: directories, files and volumes of the host.
+/// The steps for what the user has mounted from outside: directories, files and volumes of the host, and images.
 #[must_use]
-pub fn volumes(spec: &ContainerSpec, volumes: &[(String, PathBuf)]) -> Vec<Op> {
+pub fn volumes(mounts: &[Mount], volumes: &[(String, PathBuf)], layered: &[Layered]) -> Vec<Op> {
     let outside = |mount: &&Mount| !matches!(mount.source, MountSource::Tmpfs { .. });
-    spec.mounts
+    mounts
         .iter()
         .filter(outside)
-        .flat_map(|mount| user_mount(mount, volumes))
+        .flat_map(|mount| user_mount(mount, volumes, layered))
         .collect()
+}
+
+/// Gives all files of the mounts that ask for it to the container's user. Called before the host's paths are gone.
+///
+/// # Errors
+/// With the first path that cannot be given away; what comes before it has been.
+pub fn give_away(order: &Order, root: &Root, uid: u32, gid: u32) -> Result<()> {
+    let wanted = |mount: &&Mount| mount.own;
+    for mount in order.spec.mounts.iter().filter(wanted) {
+        // Not through the mount, which may be read-only.
+        let ops = user_mount(mount, &order.volumes, &order.layered);
+        let (top, shown) = match ops.last() {
+            Some(Op::Bind { source, below, .. }) => {
+                let shown = match &mount.layer {
+                    Some(_) => PathBuf::from(&mount.target),
+                    None if below.is_empty() => source.clone(),
+                    None => source.join(below),
+                };
+                (open_source(source, below, OFlags::PATH)?, shown)
+            }
+            _ => (
+                root.open(Path::new(&mount.target), OFlags::PATH)?,
+                PathBuf::from(&mount.target),
+            ),
+        };
+        sys::tree::give_away(top.as_fd(), &shown, uid, gid).map_err(|error| {
+            let fail = match error.errno {
+                Errno::PERM | Errno::INVAL | Errno::OVERFLOW => Fail::denied(format!(
+                    "not all of `{}` can be given to user {uid}:{gid} of the container, as `U` asks",
+                    shown.display()
+                ))
+                .hint("what belongs to ids that are not yours, or are not mapped inside, keeps its owner: find it with ls -ln")
+                .hint("leave `U` out; or a copy of it: cp -r"),
+                _ => Fail::system(format!("giving `{}` to user {uid}:{gid}", shown.display())),
+            };
+            anyhow::Error::from(error).context(fail)
+        })?;
+    }
+    Ok(())
+}
+
+/// What `below` names in the directory or file `source`; it does not lead out of it.
+fn open_source(source: &Path, below: &str, flags: OFlags) -> Result<OwnedFd> {
+    if below.is_empty() {
+        return sys::fs::open_trusted(source, flags).map_err(|error| refused_source(source, error));
+    }
+    let whole = Root::open_trusted(source).map_err(|error| refused_source(source, error))?;
+    whole.open(Path::new(below), flags).map_err(|error| {
+        anyhow::Error::from(error).context(
+            Fail::not_found(format!("there is no `{below}` in what is mounted"))
+                .hint("a subpath has to be there before the container starts"),
+        )
+    })
 }
 
 /// Does the steps inside `root`.
@@ -462,13 +551,21 @@ fn act(op: &Op, root: &Root) -> Result<()> {
         }
         Op::Bind {
             source,
+            below,
             target,
             attributes,
+            restricted,
             recursive,
             propagation,
             optional,
         } => {
-            let mount = match sys::mount::clone_trusted(source, *recursive) {
+            let cloned = if below.is_empty() {
+                sys::mount::clone_trusted(source, *recursive)
+            } else {
+                let part = open_source(source, below, OFlags::PATH)?;
+                sys::mount::clone_fd(part.as_fd(), *recursive)
+            };
+            let mount = match cloned {
                 Err(error) if *optional && error.errno == Errno::NOENT => return Ok(()),
                 Err(error) => return Err(refused_source(source, error)),
                 Ok(mount) => mount,
@@ -477,7 +574,7 @@ fn act(op: &Op, root: &Root) -> Result<()> {
                 mount.set_propagation(*propagation)?;
             }
             if !attributes.is_empty() {
-                mount.set(*attributes, *recursive)?;
+                mount.set(*attributes, *restricted)?;
             }
             let stat = rustix::fs::fstat(&mount)
                 .with_context(|| format!("looking at `{}`", source.display()))?;
@@ -537,7 +634,8 @@ fn act(op: &Op, root: &Root) -> Result<()> {
     Ok(())
 }
 
-fn refused_source(source: &Path, error: sys::Error) -> anyhow::Error {
+/// What to say of a path of the host's that cannot be mounted.
+pub fn refused_source(source: &Path, error: sys::Error) -> anyhow::Error {
     let shown = source.display();
     let fail = match error.errno {
         Errno::NOENT => Fail::usage(format!("`{shown}` does not exist on the host"))
@@ -607,7 +705,11 @@ fn new_mount(kind: &str, data: &[String], attributes: MountAttrFlags) -> Result<
     }
 }
 
-fn directory(root: &Root, target: &str) -> sys::Result<OwnedFd> {
+/// A directory to mount on, made where it is missing.
+///
+/// # Errors
+/// The system's.
+pub fn directory(root: &Root, target: &str) -> sys::Result<OwnedFd> {
     root.make_dir_all(Path::new(target), Mode::from_raw_mode(0o755))
 }
 
@@ -619,296 +721,6 @@ fn open_readable(root: &Root, target: &str) -> sys::Result<OwnedFd> {
 fn root_of(mount: &Detached) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(mount, ".", flags, Mode::empty()).context("opening the new file system")
-}
-
-/// What this process cannot mount by itself.
-#[derive(Debug, Clone, Copy)]
-pub enum Need<'a> {
-    /// A squash file, on its directory.
-    Squash(&'a SquashFile),
-    /// The root, for the kernel will not mount the overlay.
-    Root {
-        /// The call and the answer.
-        why: &'a str,
-    },
-}
-
-/// Mounts the root file system, as the plan says, and returns its root directory.
-///
-/// `ask` is called for what another has to mount; it returns where that is.
-///
-/// # Errors
-/// The kernel's, with the directory.
-pub fn mount_root(
-    plan: &RootPlan,
-    driver: Driver,
-    notices: &mut Vec<String>,
-    mut ask: impl FnMut(Need<'_>) -> Result<PathBuf>,
-) -> Result<Root> {
-    match plan {
-        RootPlan::Directory { path } => directory_root(path),
-        RootPlan::Host { dir } => host_root(dir, notices),
-        RootPlan::Overlay {
-            base,
-            lowers,
-            upper,
-            work,
-            merged,
-            squash,
-        } => {
-            rustix::process::chdir(base)
-                .with_context(|| format!("entering `{}`", base.display()))?;
-            if let Some(squash) = squash {
-                let shared = share(&squash.mount)?;
-                ask(Need::Squash(squash))?;
-                sys::mount::make_private(shared.as_fd())?;
-            }
-            let why = match driver {
-                Driver::FuseOverlayfs | Driver::Copy => "RL_STORAGE_DRIVER says so".to_owned(),
-                Driver::Auto | Driver::Overlay => match overlay(lowers, upper, work, merged) {
-                    Ok(fd) => return Ok(Root::from_fd(fd)),
-                    // These are not about overlays: a layer is missing, the disk is full.
-                    Err(error)
-                        if driver == Driver::Overlay
-                            || matches!(
-                                error.errno,
-                                Errno::NOENT | Errno::NOSPC | Errno::DQUOT | Errno::IO
-                            ) =>
-                    {
-                        return Err(error.into());
-                    }
-                    Err(error) => error.to_string(),
-                },
-            };
-            let shared = share(merged)?;
-            let path = ask(Need::Root { why: &why })?;
-            if path == *merged {
-                // pivot_root(2) takes no root that is shared, nor one on a shared mount.
-                sys::mount::make_private(shared.as_fd())?;
-                Ok(Root::open_trusted(merged)?)
-            } else {
-                // A copy is a plain directory, which pivot_root does not take.
-                directory_root(&path)
-            }
-        }
-    }
-}
-
-/// Makes `merged` a mount that a copy of this mount namespace can mount on for us.
-fn share(merged: &Path) -> sys::Result<OwnedFd> {
-    let mount = sys::mount::clone_trusted(merged, Recursive::No)?;
-    mount.set_propagation(MountPropagationFlags::PRIVATE)?;
-    mount.set_propagation(MountPropagationFlags::SHARED)?;
-    mount.attach_trusted(merged)
-}
-
-/// A mount of its own for a plain directory: pivot_root(2) takes nothing else.
-fn directory_root(path: &Path) -> Result<Root> {
-    let failed = || format!("using `{}` as the root file system", path.display());
-    let mount = sys::mount::clone_trusted(path, Recursive::Yes).with_context(failed)?;
-    Ok(Root::from_fd(
-        mount.attach_trusted(path).with_context(failed)?,
-    ))
-}
-
-fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, merged: &Path) -> sys::Result<OwnedFd> {
-    // Without user.* attributes the kernel mounts it and then fails to rename directories (tmpfs before Linux 6.6).
-    let mut nothing = [0_u8; 0];
-    if let Err(Errno::OPNOTSUPP) =
-        rustix::fs::getxattr(upper, "user.overlay.opaque", &mut nothing[..])
-    {
-        return Err(sys::Error::new(
-            format!("getxattr({upper:?}, \"user.overlay.opaque\")"),
-            Errno::OPNOTSUPP,
-        ));
-    }
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let layers: Vec<String> = lowers.iter().rev().map(|lower| text(lower)).collect();
-    let (upper_text, work_text) = (text(upper), text(work));
-    let mut parameters: Vec<Parameter<'_>> = layers
-        .iter()
-        .map(|layer| Parameter::Text("lowerdir+", layer))
-        .collect();
-    parameters.extend([
-        Parameter::Text("upperdir", &upper_text),
-        Parameter::Text("workdir", &work_text),
-        Parameter::Flag("userxattr"),
-    ]);
-    match sys::mount::new("overlay", &parameters, MountAttrFlags::empty()) {
-        Ok(mount) => mount.attach_trusted(merged),
-        // KERNEL(6.5): `lowerdir+` is unknown before.
-        Err(error) if matches!(error.errno, Errno::INVAL | Errno::NOSYS) => {
-            let escape = |path: &str| {
-                path.replace('\\', "\\\\")
-                    .replace(',', "\\,")
-                    .replace(':', "\\:")
-            };
-            let lower = layers
-                .iter()
-                .map(|layer| escape(layer))
-                .collect::<Vec<_>>()
-                .join(":");
-            let options = format!(
-                "lowerdir={lower},upperdir={},workdir={},userxattr",
-                escape(&upper_text),
-                escape(&work_text)
-            );
-            sys::mount::overlay_by_string(merged, &options)?;
-            sys::fs::open_trusted(merged, OFlags::PATH | OFlags::DIRECTORY)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// The host's directories that `rl run host` shows. Home, `/tmp` and `/run` are fresh.
-const HOST_DIRS: [&str; 12] = [
-    "bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "srv", "var", "nix",
-];
-
-/// Directories that exist in the writable layer from the start, so that the user owns them inside: the
-/// host's own belong to a root that is not mapped.
-const HOST_WRITABLE: [&str; 21] = [
-    "etc",
-    "opt",
-    "srv",
-    "usr",
-    "usr/bin",
-    "usr/sbin",
-    "usr/lib",
-    "usr/share",
-    "usr/local",
-    "usr/local/bin",
-    "usr/local/sbin",
-    "usr/local/lib",
-    "usr/local/share",
-    "usr/local/include",
-    "var",
-    "var/lib",
-    "var/cache",
-    "var/log",
-    "var/tmp",
-    "var/spool",
-    "var/opt",
-];
-
-/// A root of one overlay for each of the host's top directories. The kernel refuses one over all of `/` whose
-/// upper lies below it.
-fn host_root(dir: &Path, notices: &mut Vec<String>) -> Result<Root> {
-    let root_dir = dir.join("root");
-    let made = |path: &Path| {
-        std::fs::create_dir_all(path).with_context(|| format!("making `{}`", path.display()))
-    };
-    for name in ["dev", "proc", "sys", "run", "root", "home", "mnt", "media"] {
-        made(&root_dir.join(name))?;
-    }
-    for name in ["tmp", "run/lock"] {
-        made(&root_dir.join(name))?;
-        rustix::fs::chmod(root_dir.join(name), Mode::from_raw_mode(0o1777))
-            .context("opening /tmp to all")?;
-    }
-    rustix::fs::chmod(root_dir.join("root"), Mode::from_raw_mode(0o700))
-        .context("closing /root")?;
-    let root = directory_root(&root_dir)?;
-    // The kernel takes 255 bytes for a path, and unescapes them: relative ones are short and plain.
-    rustix::process::chdir(dir).with_context(|| format!("entering `{}`", dir.display()))?;
-    for name in HOST_DIRS {
-        let host = Path::new("/").join(name);
-        let Ok(meta) = std::fs::symlink_metadata(&host) else {
-            continue;
-        };
-        if meta.is_symlink() {
-            let text = std::fs::read_link(&host)
-                .with_context(|| format!("reading the link `{}`", host.display()))?;
-            match rustix::fs::symlinkat(&text, &root, name) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => {
-                    return Err(sys::Error::new(format!("symlinkat({name:?})"), errno).into());
-                }
-            }
-        } else if meta.is_dir() {
-            host_directory(dir, name, &host, &root, notices)?;
-        }
-    }
-    Ok(root)
-}
-
-fn host_directory(
-    dir: &Path,
-    name: &str,
-    host: &Path,
-    root: &Root,
-    notices: &mut Vec<String>,
-) -> Result<()> {
-    let (upper, work) = (Path::new("upper").join(name), Path::new("work").join(name));
-    for path in [&upper, &work] {
-        std::fs::create_dir_all(path).with_context(|| format!("making `{}`", path.display()))?;
-    }
-    for path in HOST_WRITABLE
-        .iter()
-        .filter(|path| Path::new(path).starts_with(name))
-    {
-        if Path::new("/")
-            .join(path)
-            .symlink_metadata()
-            .is_ok_and(|meta| meta.is_dir())
-        {
-            std::fs::create_dir_all(Path::new("upper").join(path))
-                .with_context(|| format!("making `{path}`"))?;
-        }
-    }
-    let at = directory(root, name)?;
-    // A store below this very directory cannot be its upper.
-    if dir.starts_with(host) {
-        notices.push(format!(
-            "the host's `{}` is shown read-only: rl's own files are in it",
-            host.display()
-        ));
-        return show_read_only(host, &at);
-    }
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let (lower, upper, work) = (text(host), text(&upper), text(&work));
-    let modern = [
-        Parameter::Text("lowerdir+", &lower),
-        Parameter::Text("upperdir", &upper),
-        Parameter::Text("workdir", &work),
-        Parameter::Flag("userxattr"),
-    ];
-    let classic = [
-        Parameter::Text("lowerdir", &lower),
-        Parameter::Text("upperdir", &upper),
-        Parameter::Text("workdir", &work),
-        Parameter::Flag("userxattr"),
-    ];
-    let mount = sys::mount::new("overlay", &modern, MountAttrFlags::empty())
-        // KERNEL(6.5): `lowerdir+` is unknown before.
-        .or_else(|_| sys::mount::new("overlay", &classic, MountAttrFlags::empty()));
-    match mount {
-        Ok(mount) => mount.attach(at.as_fd()).map(drop).map_err(Into::into),
-        // Mounts of the host below it cannot be left out in a user namespace, and an overlay cannot take them in.
-        Err(error) if error.errno == Errno::INVAL => {
-            notices.push(format!(
-                "the host's `{}` is shown read-only: something is mounted below it",
-                host.display()
-            ));
-            show_read_only(host, &at)
-        }
-        Err(error) => Err(anyhow::Error::from(error).context(
-            Fail::unsupported(format!(
-                "cannot lay a private layer over the host's `{}`",
-                host.display()
-            ))
-            .hint("this kernel refuses overlay mounts in user namespaces: rl doctor")
-            .code("RL-F03"),
-        )),
-    }
-}
-
-fn show_read_only(host: &Path, at: &OwnedFd) -> Result<()> {
-    let mount = sys::mount::clone_trusted(host, Recursive::Yes)
-        .with_context(|| format!("showing `{}`", host.display()))?;
-    mount.set(RDONLY, Recursive::Yes)?;
-    mount.attach(at.as_fd())?;
-    Ok(())
 }
 
 /// The file that `path` names inside `root`, as text; empty when there is none.

@@ -251,7 +251,7 @@ const DEPTH: usize = 100;
 /// none. Directories that deny their owner entry are opened up first.
 ///
 /// # Errors
-/// unlinkat(2), with the path of the entry that stays.
+/// unlinkat(2), with the path of the entry that stays; `ENOTEMPTY` on a network file system where a file in it is open.
 pub fn remove_tree(at: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     Removal::default().remove(at, name, None, &PathBuf::from(name))
 }
@@ -276,6 +276,7 @@ impl Removal {
         let failed = |call: &str, errno| Error::new(format!("{call}({shown:?})"), errno);
         match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if is_silly(name) => return Ok(()),
             // Linux answers EISDIR for a directory, POSIX says EPERM.
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(errno) => return Err(failed("unlinkat", errno)),
@@ -303,7 +304,7 @@ impl Removal {
 
     fn empty(&mut self, dir: BorrowedFd<'_>, top: BorrowedFd<'_>, shown: &Path) -> Result<()> {
         let failed = |errno| Error::new(format!("getdents64({shown:?})"), errno);
-        for round in 0.. {
+        for round in 0_u32.. {
             let mut found = false;
             for entry in rustix::fs::Dir::read_from(dir).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
@@ -311,7 +312,8 @@ impl Removal {
                 if child == "." || child == ".." {
                     continue;
                 }
-                found = true;
+                // One that stays so is somebody's open file: it goes when that is closed.
+                found |= round < 2 || !is_silly(child);
                 match self.remove(dir, child, Some(top), &shown.join(child)) {
                     Err(Error {
                         errno: Errno::ACCESS,
@@ -351,6 +353,12 @@ impl Removal {
             }
         }
     }
+}
+
+/// What NFS and FUSE call a file that is removed while it is open: removing it again makes another one, or is refused.
+fn is_silly(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b".nfs") || name.starts_with(b".fuse_hidden")
 }
 
 fn open_to_remove(at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {

@@ -13,6 +13,7 @@ pub mod notify;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod tree;
 pub mod tty;
 
 use rustix::io::Errno;

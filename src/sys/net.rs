@@ -1,8 +1,10 @@
 //! The little that is said to network interfaces directly.
 
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::ptr;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -44,4 +46,51 @@ pub fn raise_loopback() -> Result<()> {
     }
     let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
     Err(Error::new("ioctl(SIOCSIFFLAGS, \"lo\")", errno))
+}
+
+/// Makes the Ethernet device `name` in the network namespace of this process, which stays, without a cable, until somebody
+/// opens it by that name. Source: the kernel's Documentation/networking/tuntap.rst.
+///
+/// # Errors
+/// `ENOENT`, `EACCES` without `/dev/net/tun`; `EPERM`, `EBUSY`; `EINVAL` for a name that is too long.
+pub fn make_tap(name: &str) -> Result<()> {
+    let failed = |call: &str| {
+        let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+        Error::new(format!("ioctl({call}, {name:?})"), errno)
+    };
+    let device = super::fs::open_trusted(Path::new("/dev/net/tun"), OFlags::RDWR)?;
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(Error::new(
+            format!("ioctl(TUNSETIFF, {name:?})"),
+            Errno::INVAL,
+        ));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the two flags fit the field's 16 bits"
+    )]
+    let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: TUNSETIFF reads and writes an `ifreq`, which lives.
+    let done = unsafe {
+        libc::ioctl(
+            device.as_raw_fd(),
+            libc::TUNSETIFF,
+            ptr::from_mut(&mut request),
+        )
+    };
+    if done != 0 {
+        return Err(failed("TUNSETIFF"));
+    }
+    // SAFETY: TUNSETPERSIST takes a plain number.
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1) };
+    if done != 0 {
+        return Err(failed("TUNSETPERSIST"));
+    }
+    Ok(())
 }

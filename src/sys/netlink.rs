@@ -19,10 +19,14 @@ const REQUEST: u16 = 5;
 pub const CREATE: u16 = 0x400;
 /// `NLM_F_EXCL`.
 pub const EXCLUSIVE: u16 = 0x200;
+/// `NLM_F_ROOT | NLM_F_MATCH`: all there are.
+const DUMP: u16 = 0x300;
 /// `NLM_F_APPEND`.
 pub const APPEND: u16 = 0x800;
 /// `NLMSG_ERROR`.
 const ERROR: u16 = 2;
+/// `NLMSG_DONE`.
+const DONE: u16 = 3;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 /// Length of `struct nlmsghdr`.
@@ -232,6 +236,32 @@ impl Netlink {
         }
     }
 
+    /// Asks for all there are of something, and returns the bodies of the answers.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn dump(&self, mut message: Message) -> Result<Vec<Vec<u8>>> {
+        message.bytes[6..8].copy_from_slice(&(1 | DUMP).to_ne_bytes());
+        message.finish(1);
+        self.send(&message.bytes, &message.what)?;
+        let mut bodies = Vec::new();
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            let length = self.receive(&mut buffer, &message.what)?;
+            for answer in Answers(&buffer[..length]) {
+                match answer.kind {
+                    DONE => return Ok(bodies),
+                    ERROR => {
+                        let code = answer.body.get(..4).and_then(|code| code.try_into().ok());
+                        let code = i32::from_ne_bytes(code.unwrap_or_default());
+                        return Err(Error::new(message.what, Errno::from_raw_os_error(-code)));
+                    }
+                    _ => bodies.push(answer.body.to_vec()),
+                }
+            }
+        }
+    }
+
     fn send(&self, bytes: &[u8], what: &str) -> Result<()> {
         // The explicit address is what makes the sender's rights count; see above.
         let kernel = SocketAddrNetlink::new(0, 0);
@@ -248,6 +278,23 @@ impl Netlink {
                 Err(errno) => return Err(Error::new(what, errno)),
             }
         }
+    }
+}
+
+/// The attributes in a body, behind its fixed part: kind and value.
+#[derive(Debug)]
+pub struct Attributes<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let header = self.0.get(..4)?;
+        let length = usize::from(u16::from_ne_bytes(header[..2].try_into().ok()?));
+        let kind = u16::from_ne_bytes(header[2..].try_into().ok()?) & !NESTED;
+        let value = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
     }
 }
 
@@ -298,6 +345,10 @@ mod tests {
         );
         assert_eq!(&answers[0].body[..8], &[7, 0, 3, 0, b'a', b'b', 0, 0]);
         assert_eq!(answers[0].body[8..10], 12_u16.to_ne_bytes());
+        let inner = 7_u32.to_ne_bytes();
+        let nested = [&8_u16.to_ne_bytes(), &1_u16.to_ne_bytes(), &inner[..]].concat();
+        let attributes: Vec<_> = Attributes(answers[0].body).collect();
+        assert_eq!(attributes, [(3, &b"ab\0"[..]), (18, &nested[..])]);
     }
 
     #[test]
@@ -306,6 +357,10 @@ mod tests {
         message.finish(1);
         for end in 0..message.bytes.len() {
             assert_eq!(Answers(&message.bytes[..end]).count(), 0, "{end}");
+        }
+        for end in 0..8 {
+            let attribute = [8, 0, 3, 0, b'a', b'b', 0, 0];
+            assert_eq!(Attributes(&attribute[..end]).count(), 0, "{end}");
         }
     }
 }

@@ -74,6 +74,15 @@ impl Child {
         signal_pidfd(&self.pidfd, signal)
     }
 
+    /// Whether it has ended, without taking the exit status.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags};
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = rustix::time::Timespec::default();
+        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1..))
+    }
+
     /// Kills it, if it still lives.
     pub fn kill(&self) {
         let _ = self.signal(libc::SIGKILL); // a process that is gone already is what was wanted

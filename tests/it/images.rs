@@ -91,6 +91,8 @@ fn layers_of_every_compression_and_both_manifest_formats() {
         ("plain", Compression::Plain, &["--dest-decompress"][..]),
         ("gzip", Compression::Gzip, &[]),
         ("zstd", Compression::Zstd, &[]),
+        ("estargz", Compression::EStargz, &[]),
+        ("zstd-chunked", Compression::ZstdChunked, &[]),
         (
             "skopeo-zstd",
             Compression::Gzip,

@@ -30,8 +30,19 @@ fn large(seed: u32) -> Image {
 }
 
 /// What each kind of work is, and what is true after it was killed and after it was done.
-const WORK: [&str; 8] = [
-    "push", "save", "save-dir", "load", "import", "pull", "rmi", "list",
+const WORK: [&str; 12] = [
+    "push",
+    "save",
+    "save-dir",
+    "load",
+    "import",
+    "pull",
+    "pull-drop",
+    "rmi",
+    "list",
+    "prune",
+    "convert",
+    "share",
 ];
 
 struct Scene {
@@ -59,14 +70,25 @@ impl Scene {
         match work {
             "load" => away("other"),
             "import" => away("imported"),
-            "pull" => {
+            "pull" | "pull-drop" => {
                 away("kept");
                 away(&format!("{}/pulled:1", self.name));
             }
+            "prune" => {
+                self.home
+                    .rl("load -q -i other.tar")
+                    .cwd(self.home.path())
+                    .ok();
+                self.home.rl("untag other").ok();
+            }
+            "convert" => drop(std::fs::remove_file(self.home.path().join("kept.sqsh"))),
+            "share" => drop(std::fs::remove_dir_all(self.home.path().join("shared"))),
             "rmi" => drop(self.home.rl("tag kept more").run()),
             _ => {}
         }
-        if work != "pull" && self.home.rl("image inspect kept").run().status.code() != Some(0) {
+        if !work.starts_with("pull")
+            && self.home.rl("image inspect kept").run().status.code() != Some(0)
+        {
             self.home
                 .rl("pull -q")
                 .arg(format!("{}/pulled:1", self.name))
@@ -87,6 +109,10 @@ impl Scene {
             "load" => rl("load -q -i other.tar"),
             "import" => rl("import -q root.tar imported"),
             "pull" => rl("pull -q").arg(format!("{}/pulled:1", self.name)),
+            "pull-drop" => rl("pull -q --blobs=drop").arg(format!("{}/pulled:1", self.name)),
+            "prune" => rl("image prune -f"),
+            "convert" => rl("image convert -q kept kept.sqsh"),
+            "share" => rl("image share -q kept shared"),
             "rmi" => rl("rmi -f more busybox"),
             "list" => rl("manifest create --amend lists kept"),
             other => panic!("no such work: {other}"),
@@ -113,7 +139,21 @@ impl Scene {
             "import" => home
                 .rl("run --rm --network none imported test -s /x")
                 .says(""),
-            "pull" => home
+            "prune" => home.rl("images -q --filter dangling=true").says(""),
+            "convert" => home
+                .rl("run --rm --network none ./kept.sqsh test -s /f2-19")
+                .cwd(home.path())
+                .says(""),
+            "share" => {
+                let shared = |line: &str| {
+                    home.rl("--root shared")
+                        .args(line.split(' '))
+                        .cwd(home.path())
+                };
+                shared("images --format {{.Repository}}").says("kept");
+                shared("system check").ok();
+            }
+            "pull" | "pull-drop" => home
                 .rl("run --rm --network none --pull never")
                 .arg(format!("{}/pulled:1", self.name))
                 .args(["test", "-s", "/f2-19"])
@@ -169,7 +209,7 @@ fn work_on_images_that_is_killed_loses_nothing() {
         home.rl("system check --repair").run();
         home.rl("system check").ok();
         // What was there is there: nothing but what is removed on purpose.
-        if work != "pull" {
+        if !work.starts_with("pull") {
             home.rl("run --rm --network none --pull never kept test -s /f2-19")
                 .says("");
         }

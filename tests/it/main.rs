@@ -16,6 +16,7 @@
 #[macro_use]
 mod support;
 
+mod ahead;
 mod apt;
 mod badinput;
 mod blobs;

@@ -107,6 +107,298 @@ fn a_volume_by_name_keeps_what_was_written() {
 }
 
 #[test]
+fn a_layer_over_a_directory_takes_what_is_written() {
+    let home = Home::with_busybox();
+    let shared = home.dir("shared");
+    home.file("shared/file", "below");
+    let write = "cat /x/file; echo above >/x/file; touch /x/new; rm -f /x/gone; ls /x";
+    let over = format!("{}:/x:O", shared.display());
+    home.file("shared/gone", "");
+    home.rl("run --rm --network none -v")
+        .args([over.as_str(), "busybox", "sh", "-c", write])
+        .says("belowfile\nnew");
+    assert_eq!(
+        std::fs::read_to_string(shared.join("file")).unwrap(),
+        "below"
+    );
+    assert!(shared.join("gone").exists() && !shared.join("new").exists());
+    // Every start begins with what is below.
+    home.rl("create --name again --network none -v")
+        .args([over.as_str(), "busybox", "sh", "-c", write])
+        .ok();
+    for _ in 0..2 {
+        home.rl("start -a again").says("belowfile\nnew");
+    }
+    // A volume, too: it is filled from the image and otherwise left alone.
+    home.rl("run --rm --network none -v etc:/etc:O busybox sh -c")
+        .arg("grep -c root /etc/passwd; echo mine >/etc/mine")
+        .says("1");
+    home.rl("run --rm --network none -v etc:/v:ro busybox sh -c")
+        .arg("grep -c root /v/passwd; ls /v/mine")
+        .fails(1)
+        .stdout_is("1");
+    let file = shared.join("file");
+    home.rl("run --rm -v")
+        .args([&format!("{}:/x:O", file.display()), "busybox", "true"])
+        .fails(125);
+}
+
+#[test]
+fn a_layer_of_the_users_own_stays() {
+    let home = Home::with_busybox();
+    let (shared, upper, work) = (home.dir("shared"), home.dir("upper"), home.dir("work"));
+    home.file("shared/file", "below");
+    let over = format!(
+        "{}:/x:O,upperdir={},workdir={}",
+        shared.display(),
+        upper.display(),
+        work.display()
+    );
+    for expected in ["file", "file\nnew"] {
+        home.rl("run --rm --network none -v")
+            .args([over.as_str(), "busybox", "sh", "-c"])
+            .arg("ls /x; touch /x/new")
+            .says(expected);
+    }
+    assert!(upper.join("new").exists() && !shared.join("new").exists());
+}
+
+#[test]
+fn where_the_kernel_mounts_no_overlay_layers_over_directories_are_made_otherwise_or_refused() {
+    needs!(Need::Ours); // RL_STORAGE_DRIVER is ours
+    let home = Home::with_busybox();
+    let shared = home.dir("shared");
+    home.file("shared/file", "below");
+    home.dir("upper");
+    home.dir("work");
+    let over = format!("{}:/x:O", shared.display());
+    let own = format!("{over},upperdir=upper,workdir=work");
+    for over in [&over, &own] {
+        home.rl("run --rm --network none -v")
+            .args([over.as_str(), "busybox", "sh", "-c"])
+            .arg("touch /x/new; ls /x")
+            .cwd(home.path())
+            .env("RL_STORAGE_DRIVER", "fuse-overlayfs")
+            .says("file\nnew");
+    }
+    home.rl("run --rm --network none -v")
+        .args([over.as_str(), "busybox", "true"])
+        .env("RL_STORAGE_DRIVER", "copy")
+        .fails(125)
+        .stderr_has("no layer can be laid over");
+    for driver in ["fuse-overlayfs", "copy"] {
+        for (access, written) in [("rw", "written"), ("ro", "refused")] {
+            home.rl("run --rm --network none --mount")
+                .arg(format!("type=image,source=busybox,target=/i,{access}"))
+                .args(["busybox", "sh", "-c"])
+                .arg("ls /i/bin/busybox; echo x 2>/dev/null >/i/x && echo written || echo refused")
+                .env("RL_STORAGE_DRIVER", driver)
+                .says(&format!("/i/bin/busybox\n{written}"));
+        }
+    }
+    assert_eq!(std::fs::read_dir(shared).unwrap().count(), 1);
+}
+
+#[test]
+fn an_image_is_mounted_in_a_container_of_another() {
+    needs!(Need::Ours); // Debian 12's podman knows no subpath, and pulls none
+    let home = Home::with_busybox();
+    let lower = Layer::new()
+        .dir("data", 0o755)
+        .file("data/file", 0o644, "lower")
+        .file("data/gone", 0o644, "gone")
+        .symlink("out", "/etc");
+    let upper = Layer::new()
+        .file("data/file", 0o644, "upper")
+        .file("data/.wh.gone", 0o644, "");
+    let data = Image {
+        layers: vec![lower.finish(), upper.finish()],
+        config: serde_json::json!({}),
+    };
+    home.load(&data, "data");
+    home.rl("run --rm --network none --mount type=image,source=data,target=/i busybox sh -c")
+        .arg("ls /i/data; cat /i/data/file; echo x 2>/dev/null >/i/x || echo refused")
+        .says("file\nupperrefused");
+    for _ in 0..2 {
+        home.rl("run --rm --network none --mount type=image,source=data,target=/i,rw=true busybox sh -c")
+            .arg("ls /i; echo x >/i/x")
+            .says("data\nout");
+    }
+    home.rl("run --rm --network none --mount type=image,source=data,target=/i,subpath=data busybox cat /i/file")
+        .says("upper");
+    for path in ["out", "missing", "data/file/x"] {
+        home.rl("run --rm --network none --mount")
+            .arg(format!(
+                "type=image,source=data,target=/i,image-subpath={path}"
+            ))
+            .args(["busybox", "true"])
+            .fails(125)
+            .stderr_has(&format!("there is no `{path}`"));
+    }
+    // A file with a squashfs will do.
+    home.rl("image convert data data.sqsh")
+        .cwd(home.path())
+        .ok();
+    home.rl("run --rm --network none --mount type=image,source=./data.sqsh,target=/i busybox cat /i/data/file")
+        .cwd(home.path())
+        .says("upper");
+    // What is mounted is kept, with or without a name.
+    home.rl("create --name has --network none --mount type=image,source=data,target=/i busybox cat /i/data/file")
+        .ok();
+    home.rl("rmi data").fails(125).stderr_has("has");
+    home.rl("rmi -f data").ok();
+    home.rl("image prune -f").ok();
+    home.rl("start -a has").says("upper");
+    home.rl("cp has:/i/data/file -").ok().stdout_has("upper");
+    home.rl("rm has").ok();
+    home.rl("image prune -f").ok();
+    home.rl("run --rm --pull never --mount type=image,source=data,target=/i busybox true")
+        .fails(125)
+        .stderr_has("no image `data` here");
+}
+
+#[test]
+fn a_part_of_a_volume_is_mounted_and_nothing_outside_of_it() {
+    needs!(Need::Ours); // as above
+    let home = Home::with_busybox();
+    home.file("secret", "outside");
+    let out = home.path().join("secret").display().to_string();
+    home.rl("run --rm --network none --mount type=volume,source=v,target=/v,volume-label=a=b,volume-label=c busybox sh -c")
+        .arg(format!("mkdir -p /v/sub/in; echo x >/v/sub/in/file; ln -s sub/in /v/short; ln -s {out} /v/out; ln -s ../../../../../../../../../../{out} /v/out2; ln -s /sub /v/absolute"))
+        .ok();
+    home.rl("volume inspect -f {{.Labels.a}} v").says("b");
+    for (path, expected) in [
+        ("sub/in", "file"),
+        ("/sub", "in"),
+        ("short", "file"),
+        ("absolute", "in"),
+    ] {
+        home.rl("run --rm --network none --mount")
+            .arg(format!("source=v,target=/p,volume-subpath={path}"))
+            .args(["busybox", "ls", "/p"])
+            .says(expected);
+    }
+    home.rl(
+        "run --rm --network none --mount source=v,target=/p,subpath=sub/in/file busybox cat /p",
+    )
+    .says("x");
+    for path in ["out", "out2", "sub/missing"] {
+        home.rl("run --rm --network none --mount")
+            .arg(format!("source=v,target=/p,subpath={path}"))
+            .args(["busybox", "ls", "/p"])
+            .fails(125)
+            .stderr_has(&format!("there is no `{path}`"));
+    }
+}
+
+#[test]
+fn files_are_given_to_the_containers_user() {
+    let home = Home::with_busybox();
+    let shared = home.dir("shared/below");
+    home.file("shared/below/file", "x");
+    let shared = shared.parent().unwrap();
+    for mount in [
+        format!("-v={}:/x:U", shared.display()),
+        format!("-v={}:/x:U,ro", shared.display()),
+        format!(
+            "--mount=type=bind,source={},target=/x,U=true",
+            shared.display()
+        ),
+        "-v=some:/x:U".to_owned(),
+    ] {
+        let listing = home
+            .rl("run --rm --network none -u 5:6")
+            .args([mount.as_str(), "busybox", "sh", "-c"])
+            .arg("find /x -exec stat -c %u:%g {} + | sort -u")
+            .ok();
+        assert_eq!(listing.text().trim(), "5:6", "{mount}");
+        // They come back in the same way.
+        home.rl("run --rm --network none")
+            .args([mount.as_str(), "busybox", "true"])
+            .ok();
+    }
+    let own = nix::unistd::getuid().as_raw();
+    assert_eq!(std::fs::metadata(shared).unwrap().uid(), own);
+}
+
+#[test]
+fn files_that_are_not_ours_are_not_given_away_nor_is_home() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    home.rl("run --rm -v /etc:/x:U busybox true")
+        .fails(125)
+        .stderr_has("not all of `/etc` can be given to user 0:0");
+    home.rl("run --rm -v")
+        .args([
+            &format!("{}:/x:U", home.path().display()),
+            "busybox",
+            "true",
+        ])
+        .env("HOME", home.path())
+        .fails(125)
+        .stderr_has("would change the owner of all that is in");
+    // Over a layer only that is given away.
+    let shared = home.dir("shared");
+    home.rl("run --rm --network none -u 5:6 -v")
+        .arg(format!("{}:/x:U,O", shared.display()))
+        .args(["busybox", "stat", "-c", "%u:%g", "/x"])
+        .says("5:6");
+    let own = nix::unistd::getuid().as_raw();
+    assert_eq!(std::fs::metadata(shared).unwrap().uid(), own);
+}
+
+#[test]
+fn no_ranges_layers_over_directories_and_own_files_work_with_one_id() {
+    let home = Home::with_busybox();
+    let shared = home.dir("shared");
+    home.file("shared/file", "x");
+    home.rl("run --rm --network none -v")
+        .arg(format!("{}:/x:U,O", shared.display()))
+        .args(["busybox", "sh", "-c", "ls /x; echo y >/x/new"])
+        .says("file");
+    assert!(!shared.join("new").exists());
+    home.rl("run --rm --network none --mount type=image,source=busybox,target=/i,rw busybox sh -c")
+        .arg("echo x >/i/x; cat /i/x")
+        .says("x");
+    home.rl("run --rm --network none -v")
+        .arg(format!("{}:/x:U", shared.display()))
+        .args(["busybox", "cat", "/x/file"])
+        .says("x");
+}
+
+#[test]
+fn what_is_mounted_below_a_read_only_bind_is_read_only_or_not_as_one_says() {
+    needs!(Need::Ours); // podman has no such key
+    let home = Home::with_busybox();
+    for (word, top, below) in [
+        ("enabled", "ro", "ro"),
+        ("readonly", "ro", "ro"),
+        ("writable", "ro", "rw"),
+    ] {
+        let table = home
+            .rl("run --rm --network none --mount")
+            .arg(format!(
+                "type=bind,source=/dev,target=/d,readonly,bind-recursive={word}"
+            ))
+            .args(["busybox", "cat", "/proc/self/mounts"])
+            .ok();
+        for (path, access) in [("/d", top), ("/d/shm", below)] {
+            let line = table
+                .lines()
+                .into_iter()
+                .find(|line| line.split(' ').nth(1) == Some(path))
+                .map(str::to_owned);
+            let line = line.unwrap_or_else(|| panic!("{path} is not mounted"));
+            let options = line.split(' ').nth(3).unwrap();
+            assert!(
+                options.split(',').any(|option| option == access),
+                "{word}: {line}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_new_volume_starts_with_what_the_image_has_there() {
     let home = Home::with_busybox();
     home.rl("run --rm -v etc:/etc busybox sh -c")

@@ -129,7 +129,7 @@ fn is_left_alone(home: &Home) {
             let is_ours =
                 String::from_utf8_lossy(&environment).contains(&marker) || words.contains(&marker);
             is_ours
-                && ["pasta", "slirp4netns", "rl:[network]"]
+                && ["pasta", "slirp4netns", "rl:[network]", "rl:[ports]"]
                     .iter()
                     .any(|name| words.split('\0').next().unwrap_or_default().contains(name))
         });
@@ -190,8 +190,7 @@ fn carries(network: &str) {
 
 fn serves_many(network: &str) {
     let home = home(network);
-    // slirp4netns has next to none waiting at a port (libslirp listens with a backlog of one): the others try again, ever later.
-    let count = if network == "slirp4netns" { 10 } else { 200 };
+    let count = 200;
     // All have come before the first is answered. BusyBox's server lets ten wait, too few.
     home.rl(&format!(
         "run -d --name many --network {network} -p 80 host perl -MIO::Socket::INET -e"

@@ -6,7 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use crate::support::host::Need;
 use crate::support::{Home, wait_for};
 
-const NETWORKS: [&str; 2] = ["pasta", "slirp4netns"];
+const NETWORKS: [&str; 3] = [
+    "pasta",
+    "slirp4netns",
+    "slirp4netns:port_handler=slirp4netns",
+];
 
 /// A container that answers on port 80 with its host's name.
 fn web(home: &Home, name: &str, flags: &str) {
@@ -118,7 +122,10 @@ fn what_cannot_be_published_says_why() {
         ("-p 203.0.113.9:8000:80", "no address `203.0.113.9`"),
         ("-p 80:80/sctp", "SCTP"),
         ("-p 8000-8001:80-82", "8000-8001:80-82"),
-        ("--network slirp4netns -p [::1]:8000:80", "IPv6"),
+        (
+            "--network slirp4netns:port_handler=slirp4netns -p [::1]:8000:80",
+            "IPv6",
+        ),
         ("--network container:web -p 80", "exclude each other"),
         ("-p 8000:80 -p 8000:81", "given twice"),
         (
@@ -174,7 +181,10 @@ fn a_killed_monitor_leaves_no_port_and_a_killed_helper_is_told_of() {
         wait_for("an answer", || get(&address));
         let id = home.rl("ps -q --no-trunc").ok().text().trim().to_owned();
         let monitor = of_monitor(&id);
-        kill(child_named(monitor, network));
+        kill(child_named(
+            monitor,
+            network.split(':').next().unwrap_or(network),
+        ));
         wait_for("the news", || {
             let output = home.rl("inspect web").ok().json();
             let error = output[0]["State"]["Error"].as_str().unwrap().to_owned();
@@ -190,6 +200,40 @@ fn a_killed_monitor_leaves_no_port_and_a_killed_helper_is_told_of() {
         wait_for("the port to be free", || TcpListener::bind(&address).ok());
         home.rl("rm -f web").ok();
     }
+}
+
+#[test]
+fn what_carries_ports_beside_slirp4netns_is_missed_when_it_is_killed() {
+    needs!(
+        Need::Ours,
+        Need::Program("slirp4netns"),
+        Need::Writable("/dev/net/tun")
+    );
+    let home = Home::with_busybox();
+    web(
+        &home,
+        "web",
+        "--network slirp4netns -p [::1]::80 -p 127.0.0.1::80",
+    );
+    for line in home.rl("port web 80").ok().lines() {
+        wait_for("an answer, over IPv6 too", || get(line));
+    }
+    let id = home.rl("ps -q --no-trunc").ok().text().trim().to_owned();
+    kill(child_named(of_monitor(&id), "rl:[ports]"));
+    wait_for("the news", || {
+        let shown = home.rl("inspect -f {{.State.Error}} web").ok();
+        shown
+            .text()
+            .contains("closed until a restart")
+            .then_some(())
+    });
+    home.rl("events --since 10m --until 0s")
+        .ok()
+        .stdout_has("helper=rl:[ports]");
+    home.rl("restart -t 0 web").ok();
+    let address = public(&home, "web", "80");
+    wait_for("an answer after the restart", || get(&address));
+    home.rl("rm -f web").ok();
 }
 
 fn arguments(pid: i32) -> Vec<String> {

@@ -21,8 +21,8 @@ pub fn volumes(spec: &mut ContainerSpec, words: &[String], store: &Store) -> Res
         for mut mount in theirs.mounts {
             match mount.source {
                 MountSource::Bind { .. } | MountSource::Volume { .. } => {}
-                // Memory is nobody else's.
-                MountSource::Tmpfs { .. } => continue,
+                // Memory is nobody else's, and an image is no volume.
+                MountSource::Image { .. } | MountSource::Tmpfs { .. } => continue,
             }
             mount.read_only = read_only.unwrap_or(mount.read_only);
             borrowed.retain(|known| known.target != mount.target);

@@ -12,6 +12,7 @@ mod borrowed;
 mod confinement;
 mod egress;
 pub mod life;
+mod long_mounts;
 mod mounts;
 mod names;
 mod namespaces;
@@ -38,9 +39,10 @@ use super::shared;
 use crate::container::{self, RunOptions};
 use crate::image::platform::Platform;
 use crate::image::squash::Squash;
+use crate::image::store::StoredImage;
 use crate::net::named;
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, ImageDefaults, Network, Rootfs};
+use crate::spec::{ContainerSpec, Image, ImageDefaults, MountSource, Network, Rootfs};
 use crate::stage::confine;
 use values::{boolean, size};
 
@@ -88,6 +90,7 @@ pub fn made(args: &RunArgs, store: &Store) -> Result<ContainerSpec> {
     // The image's own volumes come where nothing else is.
     borrowed::volumes(&mut spec, &args.volumes_from, store)?;
     take_image(&mut spec, args, store)?;
+    take_mounted(&mut spec, args, store)?;
     rules::apply(&mut spec)?;
     spec.process.env = settled(std::mem::take(&mut spec.process.env));
     Ok(spec)
@@ -129,27 +132,7 @@ pub fn has_selinux() -> bool {
 fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result<()> {
     let defaults = match (&mut spec.rootfs, &mut spec.image) {
         (rootfs @ Rootfs::Layers { .. }, Some(wanted)) => {
-            let options = PullOptions {
-                platform: args.platform.as_deref().map(Platform::parse).transpose()?,
-                settings: args.registry.settings()?,
-                quiet: args.quiet,
-                blobs: args.blobs,
-            };
-            let platform = options.platform.as_ref();
-            if let Some((image, path)) =
-                shared::in_place(store, &wanted.reference, args.pull, platform)?
-            {
-                wanted.id = image.id.to_string();
-                *rootfs = Rootfs::Squash { path };
-                spec.inherit(&image.config.defaults());
-                return Ok(());
-            }
-            let image = image::obtain(store, &wanted.reference, args.pull, &options)?;
-            wanted.id = image.id.to_string();
-            let diff_ids = image.config.rootfs.diff_ids.iter();
-            *rootfs = Rootfs::Layers {
-                diff_ids: diff_ids.map(ToString::to_string).collect(),
-            };
+            let image = find_files(wanted, rootfs, args, store)?;
             image.config.defaults()
         }
         // The host's own programs are there to be used by hand.
@@ -162,6 +145,66 @@ fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result
     };
     spec.inherit(&defaults);
     Ok(())
+}
+
+/// Gets the images that are mounted.
+fn take_mounted(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result<()> {
+    for mount in &mut spec.mounts {
+        match &mut mount.source {
+            MountSource::Image {
+                image,
+                files: files @ Rootfs::Layers { .. },
+                ..
+            } => {
+                find_files(image, files, args, store)?;
+            }
+            MountSource::Image {
+                files: Rootfs::Squash { path },
+                ..
+            } => {
+                // What is no squashfs is said before anything is made.
+                Squash::look(path)?;
+            }
+            MountSource::Image { .. }
+            | MountSource::Bind { .. }
+            | MountSource::Volume { .. }
+            | MountSource::Tmpfs { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gets an image; `files` are then its layers, or its file in an additional store.
+fn find_files(
+    wanted: &mut Image,
+    files: &mut Rootfs,
+    args: &RunArgs,
+    store: &Store,
+) -> Result<StoredImage> {
+    let options = PullOptions {
+        platform: args.platform.as_deref().map(Platform::parse).transpose()?,
+        settings: args.registry.settings()?,
+        quiet: args.quiet,
+        blobs: args.blobs,
+    };
+    let platform = options.platform.as_ref();
+    let in_place = shared::in_place(store, &wanted.reference, args.pull, platform)?;
+    let image = match in_place {
+        Some((image, path)) => {
+            *files = Rootfs::Squash { path };
+            image
+        }
+        None => {
+            let image = image::obtain(store, &wanted.reference, args.pull, &options)?;
+            let diff_ids = image.config.rootfs.diff_ids.iter();
+            *files = Rootfs::Layers {
+                diff_ids: diff_ids.map(ToString::to_string).collect(),
+            };
+            image
+        }
+    };
+    wanted.id = image.id.to_string();
+    Ok(image)
 }
 
 /// One entry for each variable, the last one given; an entry without `=` takes the variable away.
@@ -382,7 +425,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub mac_address: Option<String>,
 
-    /// Mount, as type=bind|volume|tmpfs,source=…,target=…[,readonly] (can be repeated)
+    /// Mount, as type=bind|volume|tmpfs|image,source=…,target=…[,readonly] (can be repeated)
     #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
 

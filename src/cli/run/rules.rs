@@ -301,7 +301,7 @@ fn choose(spec: &mut ContainerSpec, path: &str, text: &str) -> Result<(), Fail> 
 
 /// `$XDG_CONFIG_HOME/rl/limits.toml`.
 fn path() -> Option<PathBuf> {
-    Some(dirs::config_dir()?.join("rl/limits.toml"))
+    Some(crate::paths::config_home()?.join("rl/limits.toml"))
 }
 
 #[cfg(test)]

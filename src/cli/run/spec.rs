@@ -13,7 +13,7 @@ use super::namespaces::{names, namespaces, refuse_conflicts, userns};
 use super::networks::network;
 use super::resources::cgroup;
 use super::values::{file_lines, key_value};
-use super::{RunArgs, life, mounts, proxy, publish};
+use super::{RunArgs, life, long_mounts, mounts, proxy, publish};
 use crate::error::Fail;
 use crate::spec::{ContainerSpec, Image, Mount, Process, Rootfs, VERSION, is_name};
 
@@ -328,7 +328,7 @@ pub fn variables(
 fn all_mounts(args: &RunArgs, environment: &Environment<'_>) -> Result<Vec<Mount>, Fail> {
     let mut all = Vec::new();
     for text in &args.mount {
-        all.push(mounts::mount(text, environment)?);
+        all.push(long_mounts::mount(text, environment)?);
     }
     for text in &args.volume {
         all.push(mounts::volume(text, environment)?);

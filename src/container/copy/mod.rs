@@ -28,6 +28,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::files;
 use super::record::{Lock, Record};
 use super::state::Status;
 use crate::error::Fail;
@@ -36,7 +37,8 @@ use crate::image::layer::Ids;
 use crate::spec::ContainerSpec;
 use crate::stage::fuse;
 use crate::stage::parent::Aids;
-use crate::stage::{Driver, RootPlan, rootfs};
+use crate::stage::root::{self, Need};
+use crate::stage::{Driver, Layered, RootPlan, rootfs};
 use crate::sys;
 use crate::sys::fs::Root;
 use crate::sys::process::Child;
@@ -72,6 +74,7 @@ pub struct Mounting {
     driver: Driver,
     spec: ContainerSpec,
     volumes: Vec<(String, PathBuf)>,
+    layered: Vec<Layered>,
 }
 
 /// Finds the way to the files of a container, running or not.
@@ -160,7 +163,7 @@ const FUSE: rustix::fs::FsWord = 0x6573_5546;
 fn stopped(record: &Record, spec: ContainerSpec, lock: Lock) -> Result<Reach> {
     let available = Available::probe();
     let (plan, _) = idmap::plan(&spec.userns, &available)?;
-    let (root, driver) = super::root(record, &spec)?;
+    let (root, driver) = files::root(record, &spec)?;
     Ok(Reach {
         ids: ids_of(&plan),
         plan,
@@ -169,6 +172,7 @@ fn stopped(record: &Record, spec: ContainerSpec, lock: Lock) -> Result<Reach> {
             root,
             driver,
             volumes: super::volumes::make_all(record.store(), &spec)?,
+            layered: files::layered(record, &spec)?,
             spec,
         }),
         available,
@@ -200,23 +204,33 @@ impl Mounted {
         };
         sys::mount::make_all_slave()?;
         let mut fuse = Vec::new();
-        let root = rootfs::mount_root(&mounting.root, mounting.driver, &mut Vec::new(), |need| {
-            if let rootfs::Need::Squash(squash) = need {
-                fuse.push(fuse::squash_here(&mounting.root)?);
+        let driver = mounting.driver;
+        let mut serve = |plan: &RootPlan, need: Need<'_>| {
+            if let Need::Squash(squash) = need {
+                fuse.push(fuse::squash_here(plan)?);
                 return Ok(squash.mount.clone());
             }
-            let without = mounting.driver == Driver::Copy;
-            match (!without).then(|| fuse::overlay_here(&mounting.root)) {
+            let without = driver == Driver::Copy;
+            match (!without).then(|| fuse::overlay_here(plan)) {
                 Some(Ok((path, child))) => {
                     fuse.push(child);
                     Ok(path)
                 }
-                Some(Err(error)) if mounting.driver == Driver::FuseOverlayfs => Err(error),
-                Some(Err(_)) | None => super::copy_here(&mounting.root),
+                Some(Err(error)) if driver == Driver::FuseOverlayfs => Err(error),
+                Some(Err(_)) | None => files::copy_here(plan),
             }
+        };
+        let root = root::mount_root(&mounting.root, driver, &mut Vec::new(), |need| {
+            serve(&mounting.root, need)
         })
         .context("mounting the container's root file system")?;
-        rootfs::execute(&rootfs::volumes(&mounting.spec, &mounting.volumes), &root)?;
+        for layered in &mounting.layered {
+            root::mount_layered(layered, &root, driver, |need| serve(&layered.plan, need))
+                .with_context(|| format!("mounting `{}`", layered.target))?;
+        }
+        let mounts = &mounting.spec.mounts;
+        let steps = rootfs::volumes(mounts, &mounting.volumes, &mounting.layered);
+        rootfs::execute(&steps, &root)?;
         if mounting.spec.read_only {
             rootfs::execute(&[rootfs::Op::ProtectRoot], &root)?;
         }

@@ -843,8 +843,22 @@ impl<'r> Unpacker<'r> {
     }
 
     fn chown_failed(&self, path: &[u8], entry: &Entry, errno: Errno) -> anyhow::Error {
-        if errno != Errno::INVAL {
-            return self.failed("fchown", path, errno);
+        match errno {
+            Errno::INVAL => {}
+            // A server answers so that knows nothing of ids which are yours on this machine only.
+            Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP => {
+                let fail = Fail::unsupported(format!(
+                    "the file system of the store keeps no files of other owners (`{}` belongs to {}:{})",
+                    shown(path),
+                    entry.uid,
+                    entry.gid
+                ))
+                .hint("put the store on a local disk: --root DIR, or RL_ROOT")
+                .hint("or have the image as one file, which lies anywhere: rl image convert, then rl run ./FILE")
+                .code("RL-F01");
+                return self.failed("fchown", path, errno).context(fail);
+            }
+            _ => return self.failed("fchown", path, errno),
         }
         Fail::unsupported(format!(
             "`{}` belongs to user {} and group {}, which your id ranges do not reach",

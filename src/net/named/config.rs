@@ -104,9 +104,9 @@ impl Config {
     #[must_use]
     pub fn bridge(&self) -> String {
         let kind = if self.internal {
-            super::link::INTERNAL
+            crate::net::link::INTERNAL
         } else {
-            super::link::OPEN
+            crate::net::link::OPEN
         };
         format!("{kind}{}", self.id.get(..12).unwrap_or(&self.id))
     }

@@ -9,11 +9,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{self, Fail};
+use crate::net::ahead::Link;
+use crate::net::forward::{self, Reach};
 use crate::spec::Protocol;
 use crate::sys;
 use crate::sys::netlink::{Family, Netlink};
@@ -21,8 +21,10 @@ use crate::sys::process::Child;
 use crate::sys::socket::Channel;
 
 /// Which socket is wanted.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 enum Wanted {
+    /// An interface, and no socket.
+    Link(Link),
     Route,
     Netfilter,
     Datagrams(SocketAddr),
@@ -87,31 +89,25 @@ impl Inside {
         Ok((datagrams, connections))
     }
 
-    /// A connection that is being made to an address there; it blocks nobody.
+    /// Makes an interface there.
     ///
     /// # Errors
-    /// The system's.
-    pub fn connection(&mut self, to: SocketAddr) -> Result<TcpStream> {
-        self.socket(Wanted::To(Protocol::Tcp, to))
-            .map(TcpStream::from)
-    }
-
-    /// A socket that sends UDP to an address there and hears its answers; it blocks nobody.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn datagrams(&mut self, to: SocketAddr) -> Result<UdpSocket> {
-        self.socket(Wanted::To(Protocol::Udp, to))
-            .map(UdpSocket::from)
+    /// Those of [`Link::make`].
+    pub fn link(&mut self, link: &Link) -> Result<()> {
+        self.ask(&Wanted::Link(link.clone())).map(drop)
     }
 
     fn socket(&mut self, wanted: Wanted) -> Result<OwnedFd> {
-        let text = serde_json::to_vec(&wanted).context("writing a message")?;
+        self.ask(&wanted)?
+            .ok_or_else(|| Fail::system("no socket came").into())
+    }
+
+    fn ask(&mut self, wanted: &Wanted) -> Result<Option<OwnedFd>> {
+        let text = serde_json::to_vec(wanted).context("writing a message")?;
         self.channel
             .send(&text, None)
             .context("asking for a socket")?;
-        self.answer()?
-            .ok_or_else(|| Fail::system("no socket came").into())
+        self.answer()
     }
 
     fn answer(&mut self) -> Result<Option<OwnedFd>> {
@@ -121,6 +117,18 @@ impl Inside {
             .ok_or_else(|| Fail::system("the networks' own process is gone"))?;
         let failed: Option<Fail> = serde_json::from_slice(&message).context("reading a message")?;
         failed.map_or(Ok(fd), |fail| Err(fail.into()))
+    }
+}
+
+impl Reach for Inside {
+    fn connection(&mut self, to: SocketAddr) -> Result<TcpStream> {
+        self.socket(Wanted::To(Protocol::Tcp, to))
+            .map(TcpStream::from)
+    }
+
+    fn datagrams(&mut self, to: SocketAddr) -> Result<UdpSocket> {
+        self.socket(Wanted::To(Protocol::Udp, to))
+            .map(UdpSocket::from)
     }
 }
 
@@ -142,7 +150,7 @@ fn serve(mut channel: Channel) -> ! {
         };
         next = serde_json::from_slice(&message)
             .context("reading a message")
-            .and_then(|wanted| open(wanted).map(Some));
+            .and_then(open);
     }
 }
 
@@ -171,31 +179,16 @@ fn enter() -> Result<()> {
     Ok(sys::net::raise_loopback()?)
 }
 
-fn open(wanted: Wanted) -> Result<OwnedFd> {
-    let doing = || format!("opening a socket for {wanted:?}");
-    Ok(match wanted {
+fn open(wanted: Wanted) -> Result<Option<OwnedFd>> {
+    let doing = |at: SocketAddr| move || format!("opening a socket for {at}");
+    Ok(Some(match wanted {
+        Wanted::Link(link) => return link.make().map(|()| None),
         Wanted::Route => Netlink::open(Family::Route)?.into_fd(),
         Wanted::Netfilter => Netlink::open(Family::Netfilter)?.into_fd(),
-        Wanted::Datagrams(at) => UdpSocket::bind(at).with_context(doing)?.into(),
-        Wanted::Connections(at) => TcpListener::bind(at).with_context(doing)?.into(),
-        Wanted::To(protocol, to) => {
-            let family = if to.is_ipv4() {
-                AddressFamily::INET
-            } else {
-                AddressFamily::INET6
-            };
-            let kind = match protocol {
-                Protocol::Tcp => SocketType::STREAM,
-                Protocol::Udp => SocketType::DGRAM,
-            };
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(family, kind, flags, None).with_context(doing)?;
-            match rustix::net::connect(&socket, &to) {
-                Ok(()) | Err(Errno::INPROGRESS) => socket,
-                Err(errno) => return Err(errno).with_context(doing),
-            }
-        }
-    })
+        Wanted::Datagrams(at) => UdpSocket::bind(at).with_context(doing(at))?.into(),
+        Wanted::Connections(at) => TcpListener::bind(at).with_context(doing(at))?.into(),
+        Wanted::To(protocol, to) => forward::begin(protocol, to).with_context(doing(to))?,
+    }))
 }
 
 /// The network namespace of a container, and a socket for interfaces in it.

@@ -20,9 +20,7 @@
 pub mod client;
 pub mod config;
 mod dns;
-mod forward;
 mod inside;
-mod link;
 pub mod server;
 pub mod subnet;
 

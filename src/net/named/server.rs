@@ -18,11 +18,11 @@ use rustix::time::Timespec;
 
 use super::config::{self, Config, Subnet};
 use super::dns::{self, Known, Resolver};
-use super::forward::{self, Forward};
 use super::inside::{Container, Inside};
-use super::link::{self, Pair};
 use super::{Endpoint, Guest, Present, Reply, Request};
 use crate::error::{self, Fail};
+use crate::net::forward::{self, Forward};
+use crate::net::link::{self, Pair};
 use crate::net::{self, Uplink};
 use crate::paths::{self, Store};
 use crate::spec::{Bound, Joined};
@@ -33,6 +33,8 @@ use crate::sys::socket::Channel;
 /// The word after the program's name that makes it this process. Not for people.
 pub const NETWORK: &str = "__network";
 
+/// A network helper that ends sooner would do so again.
+const STEADY: Duration = Duration::from_secs(5);
 /// How long whoever has started it may take to connect.
 const FIRST: Duration = Duration::from_secs(30);
 
@@ -117,6 +119,7 @@ struct Server<'a> {
     route: Netlink,
     netfilter: Netlink,
     uplink: Option<Uplink>,
+    uplink_since: Instant,
     /// The interfaces that the rules let packets out by.
     opened: BTreeSet<&'static str>,
     bridges: BTreeMap<String, Bridge>,
@@ -154,6 +157,7 @@ impl<'a> Server<'a> {
             route,
             netfilter,
             uplink: None,
+            uplink_since: Instant::now(),
             opened: BTreeSet::new(),
             bridges: BTreeMap::new(),
             clients: Vec::new(),
@@ -178,7 +182,7 @@ impl<'a> Server<'a> {
             for source in self.wait(until)? {
                 match source {
                     Source::Listener => self.welcome()?,
-                    Source::Uplink => self.lose_uplink(),
+                    Source::Uplink => self.lose_uplink()?,
                     // Everything went with it: the owners begin anew.
                     Source::Inside => return Err(Fail::system("the namespace is gone").into()),
                     Source::Client(at) => self.hear(at),
@@ -551,7 +555,9 @@ impl<'a> Server<'a> {
         if self.uplink.is_some() {
             return;
         }
-        let opened = net::share(self.inside.child.pid).and_then(|(uplink, interface, why)| {
+        let pid = self.inside.child.pid;
+        let shared = net::share(pid, &mut |link| self.inside.link(link));
+        let opened = shared.and_then(|(uplink, interface, why)| {
             if let Some(why) = why {
                 let code = why.code.map(|code| format!(" (rl explain {code})"));
                 notices.push(format!(
@@ -567,7 +573,10 @@ impl<'a> Server<'a> {
             Ok(uplink)
         });
         match opened {
-            Ok(uplink) => self.uplink = Some(uplink),
+            Ok(uplink) => {
+                self.uplink = Some(uplink);
+                self.uplink_since = Instant::now();
+            }
             Err(error) => {
                 let fail = error::flatten(&error);
                 let code = fail.code.map(|code| format!(" (rl explain {code})"));
@@ -580,11 +589,23 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// The helper has ended; the next container that comes gets another one.
-    fn lose_uplink(&mut self) {
-        if let Some(uplink) = self.uplink.take() {
-            uplink.stop();
+    /// The helper has ended. Another one takes its place, unless one that had come up ended soon: then the next container
+    /// that comes tries again.
+    fn lose_uplink(&mut self) -> Result<()> {
+        let Some(uplink) = self.uplink.take() else {
+            return Ok(());
+        };
+        // Nobody is at a terminal here. That it failed is noted: the next one is waited for, and passed over if it fails too.
+        let _ = uplink.lost();
+        let was_ahead = uplink.ahead;
+        uplink.stop();
+        for interface in &self.opened {
+            link::remove(&self.route, interface)?; // one that was made ahead stays otherwise
         }
+        if was_ahead || self.uplink_since.elapsed() > STEADY {
+            self.open(&mut Vec::new());
+        }
+        Ok(())
     }
 
     fn connect(&mut self, id: &str, joined: &Joined) -> Result<Reply> {

@@ -145,7 +145,8 @@ pub fn start(
                 ToHost::Done(_) => Ok(()),
                 ToHost::Failed(fail) => Err(fail.into()),
                 ToHost::OverlayRefused { .. }
-                | ToHost::SquashWanted
+                | ToHost::SquashWanted { .. }
+                | ToHost::LinkMade(_)
                 | ToHost::Console
                 | ToHost::EmulationWanted
                 | ToHost::Notice(_) => Err(Fail::system("it answered as pid 1").into()),

@@ -154,6 +154,21 @@ pub enum Compression {
     Plain,
     Gzip,
     Zstd,
+    /// gzip in members that can be fetched one by one, and a footer that is an empty member.
+    EStargz,
+    /// zstd in frames of that kind, and tables in frames that a reader skips.
+    ZstdChunked,
+}
+
+/// A frame that readers of zstd pass over. Source: RFC 8878, section 3.1.2.
+fn skippable(content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap();
+    [
+        &0x184D_2A50_u32.to_le_bytes()[..],
+        &length.to_le_bytes(),
+        content,
+    ]
+    .concat()
 }
 
 impl Compression {
@@ -162,14 +177,34 @@ impl Compression {
             Self::Plain => bytes.to_vec(),
             Self::Gzip => gzip(bytes),
             Self::Zstd => zstd::encode_all(bytes, 1).unwrap(),
+            Self::EStargz => {
+                let mut all: Vec<u8> = bytes.chunks(5 * 512).flat_map(gzip).collect();
+                let toc = format!("{:016x}STARGZ", all.len() / 2);
+                let mut footer = flate2::GzBuilder::new()
+                    .extra([&b"SG\x16\0"[..], toc.as_bytes()].concat())
+                    .write(Vec::new(), flate2::Compression::none());
+                footer.flush().unwrap();
+                all.extend(footer.finish().unwrap());
+                all
+            }
+            Self::ZstdChunked => {
+                let frames = bytes
+                    .chunks(5 * 512)
+                    .map(|part| zstd::encode_all(part, 1).unwrap());
+                let mut all: Vec<u8> = frames.flatten().collect();
+                let table = zstd::encode_all(&br#"{"version":1,"entries":[]}"#[..], 1).unwrap();
+                all.extend(skippable(&table));
+                all.extend(skippable(&[0; 56]));
+                all
+            }
         }
     }
 
     fn media_type(self) -> &'static str {
         match self {
             Self::Plain => "application/vnd.oci.image.layer.v1.tar",
-            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Self::Gzip | Self::EStargz => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd | Self::ZstdChunked => "application/vnd.oci.image.layer.v1.tar+zstd",
         }
     }
 }

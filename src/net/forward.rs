@@ -1,7 +1,7 @@
-//! Published ports: what comes to a socket of the host goes on to a container, from inside of the shared namespace.
+//! Published ports: what comes to a socket of the host goes on to a container, from inside of its network.
 //!
-//! The sockets are the owners', who hold them too: when this process is killed, who connects meanwhile waits for the
-//! next one. A container sees the bridge's address as the sender. What one side does not take is not read from the other:
+//! For the network process, where the sockets are the owners', who hold them too (when it is killed, who connects meanwhile
+//! waits for the next one), and for `rl:[ports]`. A container does not see who the sender is. What one side does not take is not read from the other:
 //! no more than [`CHUNK`] bytes wait for a connection and each way.
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::Resource;
 use rustix::time::Timespec;
 
-use super::inside::Inside;
 use crate::spec::{Bound, Protocol};
 
 /// So many bytes are read at once; a UDP message is never longer.
@@ -31,6 +30,21 @@ const FLOWS: usize = 512;
 const SILENCE: Duration = Duration::from_secs(90);
 /// How long nothing is accepted when the system has no descriptor left.
 const REST: Duration = Duration::from_secs(1);
+
+/// A way to open sockets where the containers are.
+pub trait Reach {
+    /// A connection that is being made to an address there; it blocks nobody.
+    ///
+    /// # Errors
+    /// The system's.
+    fn connection(&mut self, to: SocketAddr) -> Result<TcpStream>;
+
+    /// A socket that sends UDP to an address there and hears its answers; it blocks nobody.
+    ///
+    /// # Errors
+    /// The system's.
+    fn datagrams(&mut self, to: SocketAddr) -> Result<UdpSocket>;
+}
 
 /// Where something can happen.
 #[derive(Debug, Clone, Copy)]
@@ -208,7 +222,7 @@ impl Forward {
     pub fn turn(
         &mut self,
         source: Source,
-        inside: &mut Inside,
+        inside: &mut dyn Reach,
         target: &dyn Fn(&str) -> Option<IpAddr>,
     ) {
         match source {
@@ -235,7 +249,7 @@ impl Forward {
     fn accept(
         &mut self,
         number: u64,
-        inside: &mut Inside,
+        inside: &mut dyn Reach,
         target: &dyn Fn(&str) -> Option<IpAddr>,
     ) {
         for _ in 0..ROUNDS {
@@ -260,7 +274,7 @@ impl Forward {
             };
             let (id, port) = (door.id.clone(), door.port);
             let far = target(&id)
-                .and_then(|address| Some((address, begin(&near, inside, address, port).ok()?)));
+                .and_then(|address| Some((address, connect(&near, inside, address, port).ok()?)));
             let Some((address, far)) = far else {
                 reset(&near);
                 continue;
@@ -282,7 +296,7 @@ impl Forward {
     fn datagrams(
         &mut self,
         number: u64,
-        inside: &mut Inside,
+        inside: &mut dyn Reach,
         target: &dyn Fn(&str) -> Option<IpAddr>,
     ) {
         for _ in 0..ROUNDS {
@@ -351,8 +365,35 @@ impl Forward {
     }
 }
 
+/// A socket of this process's network that is being connected; it blocks nobody.
+///
+/// # Errors
+/// socket(2), connect(2).
+pub fn begin(protocol: Protocol, to: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if to.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let kind = match protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Begins a connection to the container.
-fn begin(near: &TcpStream, inside: &mut Inside, address: IpAddr, port: u16) -> Result<TcpStream> {
+fn connect(
+    near: &TcpStream,
+    inside: &mut dyn Reach,
+    address: IpAddr,
+    port: u16,
+) -> Result<TcpStream> {
     near.set_nonblocking(true)?;
     let far = inside.connection(SocketAddr::new(address, port))?;
     for end in [near, &far] {

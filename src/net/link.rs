@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
 use crate::error::Fail;
+use crate::net::ahead::Route;
 use crate::net::nft::{self, Meta, Policy};
 use crate::sys::netlink::{CREATE, EXCLUSIVE, Message, Netlink};
 
@@ -17,6 +18,7 @@ const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
 const NEWROUTE: u16 = 24;
+const SETNEIGHTBL: u16 = 67;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -61,7 +63,11 @@ pub fn index(netlink: &Netlink, name: &str) -> Result<Option<u32>> {
     }
 }
 
-fn index_of(netlink: &Netlink, name: &str) -> Result<u32> {
+/// The number of an interface that must be there.
+///
+/// # Errors
+/// `System` when it is not; the kernel's.
+pub fn index_of(netlink: &Netlink, name: &str) -> Result<u32> {
     index(netlink, name)?.ok_or_else(|| Fail::system(format!("interface {name} is gone")).into())
 }
 
@@ -237,6 +243,85 @@ pub fn default_route(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
     let message = Message::new(what, NEWROUTE, CREATE | EXCLUSIVE)
         .body(&body)
         .put(5, &octets(gateway));
+    match netlink.ask(message) {
+        Err(error) if error.errno != Errno::EXIST => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Brings the interface `index` up, for packets of so many bytes.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_with_mtu(netlink: &Netlink, index: u32, mtu: u32) -> Result<()> {
+    let message = Message::new(format!("netlink(NEWLINK, {index} up)"), NEWLINK, 0)
+        .body(&link(index, IFF_UP, IFF_UP))
+        .put(IFLA_MTU, &mtu.to_ne_bytes());
+    Ok(netlink.ask(message)?)
+}
+
+/// Has neighbours on the interface `index` asked for every `again_ms` milliseconds, at most so many times. Source:
+/// `linux/neighbour.h`; the settings of the same names below /proc/sys/net/ipv4/neigh are hidden in user namespaces by some kernels.
+///
+/// # Errors
+/// The kernel's.
+pub fn ask_often(
+    netlink: &Netlink,
+    index: u32,
+    has_v6: bool,
+    again_ms: u64,
+    times: u32,
+) -> Result<()> {
+    let table = |family: u8, name: &str| {
+        Message::new(format!("netlink(SETNEIGHTBL, {name})"), SETNEIGHTBL, 0)
+            .body(&[family, 0, 0, 0])
+            .text(1, name)
+            .nest(6, |parameters| {
+                parameters
+                    .put(1, &index.to_ne_bytes())
+                    .put(5, &again_ms.to_ne_bytes())
+                    .put(11, &times.to_ne_bytes())
+            })
+    };
+    let mut tables = vec![table(2, "arp_cache")];
+    if has_v6 {
+        tables.push(table(10, "ndisc_cache"));
+    }
+    Ok(netlink.batch(tables)?)
+}
+
+/// Adds a route by the interface `index`.
+///
+/// # Errors
+/// The kernel's.
+pub fn add_route(netlink: &Netlink, index: u32, route: &Route) -> Result<()> {
+    // struct rtmsg, as below; what needs no gateway has the scope of the link.
+    let scope = if route.gateway.is_none() && route.destination.is_ipv4() {
+        253
+    } else {
+        0
+    };
+    let mut body = vec![
+        family(route.destination),
+        route.length,
+        0,
+        0,
+        254,
+        3,
+        scope,
+        1,
+    ];
+    body.extend_from_slice(&(if route.onlink { 4_u32 } else { 0 }).to_ne_bytes());
+    let what = format!("netlink(NEWROUTE, {}/{})", route.destination, route.length);
+    let mut message = Message::new(what, NEWROUTE, CREATE | EXCLUSIVE)
+        .body(&body)
+        .put(4, &index.to_ne_bytes());
+    if route.length > 0 {
+        message = message.put(1, &octets(route.destination));
+    }
+    if let Some(gateway) = route.gateway {
+        message = message.put(5, &octets(gateway));
+    }
     match netlink.ask(message) {
         Err(error) if error.errno != Errno::EXIST => Err(error.into()),
         Ok(()) | Err(_) => Ok(()),
