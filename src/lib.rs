@@ -54,6 +54,7 @@ pub fn main() -> ExitCode {
     match role.as_ref().and_then(|role| role.to_str()) {
         Some(stage::parent::INIT) => stage::init::main(descriptor()),
         Some(stage::parent::JOIN) => stage::join::main(descriptor()),
+        Some(stage::emulation::EMULATION) => stage::emulation::main(descriptor()),
         Some(stage::parent::JOB) => stage::job::main(descriptor(), cli::job::work),
         Some(doctor::PROBE) => doctor::probe(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some(stage::fuse::SQUASH) => {

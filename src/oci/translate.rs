@@ -296,6 +296,7 @@ pub fn order(spec: &ContainerSpec) -> Order {
         become_ids: oci.namespace(Kind::User).map(|_| (0, 0)),
         only_ids: None,
         emulation: None,
+        memory: None,
         has_tty_group: false,
         etc: Vec::new(),
         drop_ins: Vec::new(),

@@ -547,6 +547,16 @@ pub struct Confinement {
     pub oom_score_adj: Option<i32>,
 }
 
+impl Confinement {
+    /// Whether programs can get another root directory than by chroot(2): by mounts and namespaces of their own.
+    #[must_use]
+    pub fn may_move_roots(&self) -> bool {
+        self.privileged
+            || self.seccomp != Seccomp::Default
+            || self.capabilities.iter().any(|name| name == "CAP_SYS_ADMIN")
+    }
+}
+
 /// The system call filter.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -572,6 +582,8 @@ pub enum RootEmulation {
     Auto,
     /// They do, and nothing is remembered.
     Basic,
+    /// They do, and what they say is remembered.
+    Full,
     /// They fail.
     Off,
 }

@@ -298,8 +298,12 @@ pub fn parse_ulimit(text: &str) -> Result<Rlimit, Fail> {
     Ok(Rlimit { name, soft, hard })
 }
 
+/// Takes the descriptor by which somebody answers what a filter asks, and returns when somebody will look.
+pub type Answer<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<()>;
+
 /// Gives up everything that the program is not to have. The caller has one thread and all
-/// capabilities in its own user namespace, and executes the program next. `emulation` is what root only appears to do.
+/// capabilities in its own user namespace, and executes the program next. `emulation` is what root only appears to do; in full,
+/// `answer` gets the listener of the calls that are judged.
 ///
 /// # Errors
 /// A limit that cannot be raised (with the highest possible), an id that is not mapped, a profile
@@ -308,12 +312,24 @@ pub fn apply(
     confinement: &Confinement,
     identity: &Identity,
     emulation: Option<&Emulation>,
+    answer: Answer<'_>,
 ) -> Result<()> {
-    apply_answered(confinement, identity, emulation, None)
+    let filter = filter(confinement, false)?;
+    give_up(confinement, identity, emulation, filter, answer)
 }
 
-/// Takes the descriptor by which somebody answers what the filter asks.
-pub type Answer<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<()>;
+/// As [`apply`], of a profile that asks somebody: `answer` gets the other end.
+///
+/// # Errors
+/// As [`apply`], and those of `answer`.
+pub fn apply_answered(
+    confinement: &Confinement,
+    identity: &Identity,
+    answer: Answer<'_>,
+) -> Result<()> {
+    let filter = filter(confinement, true)?;
+    give_up(confinement, identity, None, filter, answer)
+}
 
 /// The limits alone: what can fail long before the program starts.
 ///
@@ -326,32 +342,28 @@ pub fn limits(confinement: &Confinement) -> Result<()> {
     confinement.rlimits.iter().try_for_each(rlimit)
 }
 
-/// As [`apply`]; `answer` gets the other end of a filter that notifies.
-///
-/// # Errors
-/// As [`apply`], and those of `answer`.
-pub fn apply_answered(
+/// All of it, with the filter that was asked for.
+fn give_up(
     confinement: &Confinement,
     identity: &Identity,
     emulation: Option<&Emulation>,
-    mut answer: Option<Answer<'_>>,
+    filter: Option<Filter>,
+    answer: Answer<'_>,
 ) -> Result<()> {
+    let full = emulation.is_some_and(Emulation::is_full);
+    // Who the program is, is then known to the one who judges; this process is the root that there is.
+    let real = if full { &ROOT } else { identity };
     // First what reads or allocates freely: a limit may forbid it later.
     let emulated = emulation.map(|absent| absent.filter(Machine::HERE, &confinement.capabilities));
-    let filter = filter(confinement, answer.is_some())?;
     limits(confinement)?;
     let kept = mask(&confinement.capabilities)?;
     let existing = drop_bounding_set(kept)?;
 
-    if let Groups::Set(groups) = &identity.groups {
-        sys::confine::setgroups(groups)
-            .map_err(|error| id_failure(error, "supplementary groups", groups))?;
+    set_ids(real, sys::confine::keep_capabilities)?;
+    if full {
+        // The number of who a process seems to be: 0 is root.
+        sys::notify::begin_as_root()?;
     }
-    sys::confine::setresgid(identity.gid)
-        .map_err(|error| id_failure(error, "the group id", &[identity.gid]))?;
-    sys::confine::keep_capabilities()?;
-    sys::confine::setresuid(identity.uid)
-        .map_err(|error| id_failure(error, "the user id", &[identity.uid]))?;
 
     // Without no_new_privs, only CAP_SYS_ADMIN may load a filter (seccomp(2)). It is gone with execve(2),
     // which gives root the bounding set and everybody else nothing: there is no ambient capability.
@@ -361,11 +373,7 @@ pub fn apply_answered(
     } else {
         0
     };
-    let own = if identity.uid == 0 {
-        kept & existing
-    } else {
-        0
-    };
+    let own = if real.uid == 0 { kept & existing } else { 0 };
     let permitted = sys::confine::permitted_capabilities()?;
     sys::confine::clear_ambient_set()?;
     match &confinement.capability_sets {
@@ -378,9 +386,11 @@ pub fn apply_answered(
     // The profile comes last: of two answers with an error number the later filter's counts, so that what the profile
     // refuses stays refused. What it kills, traps or traces does not get as far as an error number (seccomp(2)).
     for filter in filters {
-        match &mut answer {
-            Some(answer) if filter.notifies => answer(load_answered(&filter)?)?,
-            Some(_) | None => load_filter(&filter)?,
+        if let Some(listener) = load_filter(&filter)? {
+            answer(listener)?;
+            if full {
+                set_ids(identity, || Ok(()))?;
+            }
         }
     }
     Ok(())
@@ -403,6 +413,26 @@ fn each_set(sets: &oci::Capabilities, load: u64, had: u64) -> Result<()> {
         sys::confine::raise_ambient(number)?;
     }
     Ok(())
+}
+
+/// The root of a container with one id.
+const ROOT: Identity = Identity {
+    uid: 0,
+    gid: 0,
+    groups: Groups::Keep,
+};
+
+/// Groups first, for they need root's rights; `between` comes right before these may go.
+fn set_ids(identity: &Identity, between: impl FnOnce() -> sys::Result<()>) -> Result<()> {
+    if let Groups::Set(groups) = &identity.groups {
+        sys::confine::setgroups(groups)
+            .map_err(|error| id_failure(error, "supplementary groups", groups))?;
+    }
+    sys::confine::setresgid(identity.gid)
+        .map_err(|error| id_failure(error, "the group id", &[identity.gid]))?;
+    between()?;
+    sys::confine::setresuid(identity.uid)
+        .map_err(|error| id_failure(error, "the user id", &[identity.uid]))
 }
 
 /// The filter that was asked for. A privileged container has one only when a profile was named.
@@ -431,23 +461,8 @@ pub fn kernel_version(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// As [`load_filter`], with somebody who answers.
-fn load_answered(filter: &Filter) -> Result<OwnedFd> {
-    /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` of linux/seccomp.h.
-    const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
-    let mut flags = 0;
-    for (wanted, flag) in [
-        (filter.log, libc::SECCOMP_FILTER_FLAG_LOG),
-        (filter.spec_allow, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
-        (filter.wait_killable, WAIT_KILLABLE),
-    ] {
-        flags |= if wanted { flag } else { 0 };
-    }
-    sys::confine::seccomp_listener(&filter.program, flags)
-        .context("loading the system call filter that notifies")
-}
-
-fn load_filter(filter: &Filter) -> Result<()> {
+/// Returns the listener of a filter that has one.
+fn load_filter(filter: &Filter) -> Result<Option<OwnedFd>> {
     let log = if filter.log {
         libc::SECCOMP_FILTER_FLAG_LOG
     } else {
@@ -458,6 +473,31 @@ fn load_filter(filter: &Filter) -> Result<()> {
     } else {
         0
     };
+    if filter.notifies {
+        // Whom the other side has heard is not woken by any signal but a deadly one. KERNEL(5.19): unknown before.
+        let patient = if filter.wait_killable {
+            libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        } else {
+            0
+        };
+        let listener = match sys::notify::listen(&filter.program, log | speed | patient) {
+            Err(error) if error.errno == Errno::INVAL && patient != 0 => {
+                sys::notify::listen(&filter.program, log | speed)
+            }
+            done => done,
+        };
+        return listener.map(Some).map_err(|error| {
+            let busy = error.errno == Errno::BUSY;
+            let error = anyhow::Error::from(error);
+            if busy {
+                return error.context(
+                    Fail::unsupported("another program judges the system calls here already")
+                        .hint("inside a container whose root is emulated in full: use --root-emulation=basic"),
+                );
+            }
+            error.context("loading the system call filter that notifies")
+        });
+    }
     match sys::confine::seccomp(&filter.program, log | speed) {
         // Before Linux 4.17 the second flag is unknown, and what it asks for is the rule.
         Err(error) if error.errno == Errno::INVAL && speed != 0 => {
@@ -465,7 +505,8 @@ fn load_filter(filter: &Filter) -> Result<()> {
         }
         done => done,
     }
-    .context("loading the system call filter")
+    .context("loading the system call filter")?;
+    Ok(None)
 }
 
 /// Bit n for capability n.

@@ -136,7 +136,11 @@ impl Host {
                 ToStage::NetworkReady => self.network_ready = true,
                 ToStage::RootMounted { path } => self.root = Some(path),
                 ToStage::SquashMounted => self.squash = true,
-                ToStage::Start(_) | ToStage::Work(_) | ToStage::Join(_) => {
+                ToStage::Start(_)
+                | ToStage::Work(_)
+                | ToStage::Join(_)
+                | ToStage::Emulate(_)
+                | ToStage::Descriptor => {
                     return Err(Fail::system("a second order").into());
                 }
             }
@@ -241,8 +245,15 @@ fn run(host: &mut Host) -> Result<Exit> {
     } else {
         None
     };
-    let who = program::who(&spec.process, order.only_ids, &root)?;
-    rootfs::give_away(&order, &root, who.user.uid, who.user.gid)?;
+    let who = program::who(
+        &spec.process,
+        order.emulation.as_ref(),
+        order.only_ids,
+        &root,
+    )?;
+    // Whom there is, in the kernel's eyes.
+    let (uid, gid) = who.real(order.emulation.as_ref());
+    rootfs::give_away(&order, &root, uid, gid)?;
     make_cwd(&spec.process, &root)?;
     if spec.read_only {
         rootfs::execute(&[rootfs::Op::ProtectRoot], &root)?;
@@ -264,7 +275,12 @@ fn run(host: &mut Host) -> Result<Exit> {
     }
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(spec.process.preserve_fds).unwrap_or(0))?;
-    confine::apply(&spec.confinement, &who.identity(), order.emulation.as_ref())?;
+    confine::apply(
+        &spec.confinement,
+        &who.identity(),
+        order.emulation.as_ref(),
+        &mut |listener| host.say(&ToHost::EmulationWanted, Some(&listener)),
+    )?;
     host.tie()?;
     if spec.init {
         return stay(host, &program, spec.process.tty);

@@ -69,7 +69,7 @@ fn run(host: &mut Host) -> Result<()> {
     } else {
         None
     };
-    let who = program::who(process, visit.only_ids, &root)?;
+    let who = program::who(process, visit.emulation.as_ref(), visit.only_ids, &root)?;
     enter_cwd(&root, &process.cwd)?;
     drop(root);
     let program = Program::find(spec, &program::environment(spec, &who))?;
@@ -87,7 +87,12 @@ fn run(host: &mut Host) -> Result<()> {
     }
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(process.preserve_fds).unwrap_or(0))?;
-    confine::apply(&spec.confinement, &who.identity(), visit.emulation.as_ref())?;
+    confine::apply(
+        &spec.confinement,
+        &who.identity(),
+        visit.emulation.as_ref(),
+        &mut |listener| host.say(&ToHost::EmulationWanted, Some(&listener)),
+    )?;
     if !visit.detached {
         host.tie()?;
     }

@@ -21,6 +21,7 @@
 //! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
 pub mod confine;
+pub mod emulation;
 pub mod exact;
 pub mod fuse;
 pub mod init;
@@ -156,6 +157,9 @@ pub struct Order {
     pub only_ids: Option<(u32, u32)>,
     /// What root only appears to do.
     pub emulation: Option<Emulation>,
+    /// Where that is remembered, in full.
+    #[serde(default)]
+    pub memory: Option<emulation::Memory>,
     /// Group 5 (tty) is mapped.
     pub has_tty_group: bool,
     /// Host files that stand at `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
@@ -226,6 +230,10 @@ pub enum ToStage {
         /// Pid 1 of the container, as the runtime sees it.
         pid: i32,
     },
+    /// Whose calls to judge, by the listener that comes along; three descriptors follow: see [`emulation`].
+    Emulate(Box<emulation::Watch>),
+    /// One of these comes with this message.
+    Descriptor,
 }
 
 /// What the inside says. Silence and the end of the conversation mean that the program runs.
@@ -253,6 +261,8 @@ pub enum ToHost {
     Created,
     /// The descriptor by which a system call filter is answered comes with this message ([`exact`]).
     Listener,
+    /// The listener of the filter comes with this message: calls wait for a process that judges them.
+    EmulationWanted,
     /// Something had to be given up: a line for the user.
     Notice(String),
     /// A job's result, as JSON.

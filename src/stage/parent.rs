@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::init::socket_number;
-use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
+use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit, emulation};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan};
@@ -22,7 +22,7 @@ use crate::net::publish::Reserved;
 use crate::net::{self, Chosen, Uplink};
 use crate::spec::{Bound, Namespace, Publish};
 use crate::sys;
-use crate::sys::process::{Child, Enter, Sealed};
+use crate::sys::process::{Child, Enter, Exit, Sealed};
 use crate::sys::socket::Channel;
 
 /// The word after the program's name that makes it pid 1 of a container. Not for people.
@@ -66,6 +66,8 @@ pub struct Running {
     uplink: Option<Uplink>,
     /// Who serves parts of its root file system, the lowest first.
     fuse: Vec<Child>,
+    /// Who emulates its root in full.
+    emulation: Option<Child>,
 }
 
 impl Running {
@@ -75,12 +77,33 @@ impl Running {
         self.uplink.as_ref()
     }
 
+    /// The process that emulates its root; the container cannot go on without it.
+    #[must_use]
+    pub fn emulation(&self) -> Option<&Child> {
+        self.emulation.as_ref()
+    }
+
+    /// Whether that process did not end as it should, with the last program: what the container's end is then due to.
+    #[must_use]
+    pub fn lost_emulation(&self) -> bool {
+        let Some(process) = &self.emulation else {
+            return false;
+        };
+        let mut fds = [PollFd::new(&process.pidfd, PollFlags::IN)];
+        let now = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let ended = rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0);
+        ended && process.wait().is_ok_and(|exit| exit != Exit::Code(0))
+    }
+
     /// Ends what worked for the container, after its end.
     pub fn release(self) {
         if let Some(uplink) = self.uplink {
             uplink.stop();
         }
-        Self::unmount(self.fuse);
+        Self::end(self.fuse, self.emulation);
     }
 
     /// The same, for a process that ends now: a helper that holds no ports is left to die alone. The kernel takes
@@ -92,13 +115,13 @@ impl Running {
             Some(uplink) => uplink.stop(),
             None => {}
         }
-        Self::unmount(self.fuse);
+        Self::end(self.fuse, self.emulation);
     }
 
-    fn unmount(servers: Vec<Child>) {
-        for fuse in servers {
-            fuse.kill();
-            let _ = fuse.wait(); // it is gone either way
+    fn end(servers: Vec<Child>, emulation: Option<Child>) {
+        for child in emulation.into_iter().chain(servers) {
+            child.kill();
+            let _ = child.wait(); // it is gone either way
         }
     }
 }
@@ -162,6 +185,7 @@ pub fn start(
         ports: Vec::new(),
         uplink: None,
         fuse: Vec::new(),
+        emulation: None,
     };
     match bring_up(
         launch,
@@ -259,6 +283,17 @@ fn bring_up(
                 }
                 send(here, &ToStage::RootMounted { path })?;
             }
+            ToHost::EmulationWanted => {
+                let (Some(memory), Some(listener)) = (&launch.order.memory, fd) else {
+                    return Err(Fail::system("nobody asked for emulation").into());
+                };
+                let spec = &launch.order.spec;
+                let roots_move = spec.confinement.may_move_roots();
+                let pid = running.child.pid.as_raw_nonzero().get();
+                let process =
+                    emulation::start(pid, &spec.name, &spec.id, memory, &listener, roots_move)?;
+                running.emulation = Some(process);
+            }
             ToHost::SquashWanted { which } => {
                 let child = super::fuse::squash_of(plan(launch, which)?, running.child.pid)?;
                 running.fuse.push(child);
@@ -284,6 +319,7 @@ fn link_made(here: &mut Channel) -> Result<bool> {
         ToHost::LinkMade(made) => Ok(made),
         ToHost::Failed(fail) => Err(fail.into()),
         ToHost::Console
+        | ToHost::EmulationWanted
         | ToHost::Notice(_)
         | ToHost::SquashWanted { .. }
         | ToHost::OverlayRefused { .. }
@@ -439,12 +475,17 @@ pub fn join_answered(
         die_with_parent: !visit.detached,
     })?;
     drop(there);
+    let id = spec.id.clone();
     let started = || -> Result<Option<OwnedFd>> {
         send(&mut here, &ToStage::Join(Box::new(visit)))?;
         let mut console = None;
         while let Some((message, fd)) = here.receive().context("listening to the process")? {
             match parse(&message)? {
                 ToHost::Console => console = fd,
+                ToHost::EmulationWanted => {
+                    let listener = fd.ok_or_else(|| Fail::system("no listener"))?;
+                    emulation::hand_over(&id, &listener)?;
+                }
                 ToHost::Failed(fail) => return Err(fail.into()),
                 ToHost::Listener => {
                     if let Some(fd) = fd {
@@ -561,6 +602,7 @@ pub fn job_with(
             ToHost::Done(text) => Ok(text),
             ToHost::Failed(fail) => Err(fail.into()),
             ToHost::Console
+            | ToHost::EmulationWanted
             | ToHost::Notice(_)
             | ToHost::LinkMade(_)
             | ToHost::Hooks
@@ -599,7 +641,7 @@ fn variables() -> Vec<CString> {
         .collect()
 }
 
-pub(super) fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
+pub fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
     let word = |text: String| CString::new(text).expect("our own words have no NUL byte");
     [title, word(role.to_owned()), word(socket.to_string())]
 }
@@ -682,6 +724,7 @@ pub(super) fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
             Ok(ToHost::Failed(fail)) => return Some(fail.into()),
             Ok(
                 ToHost::Console
+                | ToHost::EmulationWanted
                 | ToHost::Notice(_)
                 | ToHost::LinkMade(_)
                 | ToHost::Done(_)
@@ -713,7 +756,7 @@ fn has_message(channel: &Channel) -> Result<bool> {
     }
 }
 
-pub(super) fn parse(message: &[u8]) -> Result<ToHost> {
+pub fn parse(message: &[u8]) -> Result<ToHost> {
     // Four bytes are an errno from before the exec (sys::process::spawn_sealed).
     if let Ok(bytes) = <[u8; 4]>::try_from(message) {
         let errno = Errno::from_raw_os_error(i32::from_ne_bytes(bytes));

@@ -2,8 +2,6 @@
 //!
 //! All of it concerns the calling thread only, which is the process where it is single-threaded.
 
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
-
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -180,21 +178,11 @@ pub fn no_new_privs() -> Result<()> {
 /// # Errors
 /// `EACCES` with neither `CAP_SYS_ADMIN` nor no_new_privs; `EINVAL` for a bad program or an unknown flag.
 pub fn seccomp(program: &[Instruction], flags: libc::c_ulong) -> Result<()> {
-    load(program, flags).map(drop)
+    load(program, flags).map(|_| ())
 }
 
-/// As [`seccomp`], with `SECCOMP_FILTER_FLAG_NEW_LISTENER`: the descriptor by which somebody else answers.
-///
-/// # Errors
-/// As [`seccomp`]; `EBUSY` when another filter has a listener already.
-pub fn seccomp_listener(program: &[Instruction], flags: libc::c_ulong) -> Result<OwnedFd> {
-    let fd = load(program, flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
-    let fd = RawFd::try_from(fd).map_err(|_| Error::new("seccomp(NEW_LISTENER)", Errno::BADF))?;
-    // SAFETY: with that flag the call has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn load(program: &[Instruction], flags: libc::c_ulong) -> Result<i64> {
+/// As [`seccomp`], with what the kernel answers: 0, or the descriptor that the flags ask for.
+pub(super) fn load(program: &[Instruction], flags: libc::c_ulong) -> Result<i64> {
     let failed = |errno| {
         let call = format!(
             "seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, [{} instructions])",

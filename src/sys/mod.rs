@@ -4,6 +4,7 @@
 //! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
 
 pub mod bpf;
+mod child;
 mod classic;
 pub mod confine;
 pub mod fs;
@@ -11,6 +12,7 @@ pub mod mount;
 pub mod namespace;
 pub mod net;
 pub mod netlink;
+pub mod notify;
 pub mod process;
 pub mod schedule;
 pub mod signal;

@@ -56,6 +56,7 @@ mod policy;
 mod ports;
 mod ps;
 mod push;
+mod remembered;
 mod resume;
 mod run;
 mod save;

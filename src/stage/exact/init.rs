@@ -145,9 +145,11 @@ pub(super) fn become_program(
     let identity = identity(oci);
     if oci.seccomp_listener.is_some() {
         let mut answer = |fd: OwnedFd| host.say(&ToHost::Listener, Some(&fd));
-        confine::apply_answered(&spec.confinement, &identity, None, Some(&mut answer))?;
+        confine::apply_answered(&spec.confinement, &identity, &mut answer)?;
     } else {
-        confine::apply(&spec.confinement, &identity, None)?;
+        confine::apply(&spec.confinement, &identity, None, &mut |_| {
+            Err(Fail::system("a filter asks, and nobody answers").into())
+        })?;
     }
     Err(program.exec())
 }

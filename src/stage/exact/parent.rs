@@ -157,6 +157,7 @@ fn bring_up(
             ToHost::OverlayRefused { .. }
             | ToHost::SquashWanted { .. }
             | ToHost::LinkMade(_)
+            | ToHost::EmulationWanted
             | ToHost::Listener
             | ToHost::Done(_) => {
                 return Err(Fail::system("pid 1 answered as another").into());
@@ -185,6 +186,7 @@ pub fn start(stream: OwnedFd, answer: super::super::confine::Answer<'_>) -> Resu
             | ToHost::OverlayRefused { .. }
             | ToHost::SquashWanted { .. }
             | ToHost::LinkMade(_)
+            | ToHost::EmulationWanted
             | ToHost::Done(_) => {
                 return Err(Fail::system("pid 1 answered as another").into());
             }
