@@ -27,6 +27,26 @@ pub fn kind(namespace: BorrowedFd<'_>) -> Result<i32> {
     ask(namespace, NS_GET_NSTYPE, "NS_GET_NSTYPE")
 }
 
+/// `CLONE_NEWUSER|CLONE_NEWNS…`, for messages.
+#[must_use]
+pub fn flag_names(flags: i32) -> String {
+    let names = [
+        (libc::CLONE_NEWUSER, "CLONE_NEWUSER"),
+        (libc::CLONE_NEWNS, "CLONE_NEWNS"),
+        (libc::CLONE_NEWPID, "CLONE_NEWPID"),
+        (libc::CLONE_NEWNET, "CLONE_NEWNET"),
+        (libc::CLONE_NEWIPC, "CLONE_NEWIPC"),
+        (libc::CLONE_NEWUTS, "CLONE_NEWUTS"),
+        (libc::CLONE_NEWCGROUP, "CLONE_NEWCGROUP"),
+    ];
+    names
+        .iter()
+        .filter(|(bit, _)| flags & bit != 0)
+        .map(|(_, name)| *name)
+        .collect::<Vec<_>>()
+        .join("|")
+}
+
 fn ask(namespace: BorrowedFd<'_>, question: libc::c_ulong, name: &str) -> Result<i32> {
     // SAFETY: both requests take no argument and touch none of our memory.
     let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), question) };

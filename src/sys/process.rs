@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 pub use super::child::{Child, Exit, open, signal_pidfd};
+use super::namespace::flag_names;
 use super::{Error, Result};
 
 /// How many threads this process has.
@@ -799,25 +800,6 @@ fn most_descriptors() -> RawFd {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and has no conditions.
     unsafe { libc::_exit(code) }
-}
-
-/// `CLONE_NEWUSER|CLONE_NEWNS…`, for messages.
-fn flag_names(flags: i32) -> String {
-    let names = [
-        (libc::CLONE_NEWUSER, "CLONE_NEWUSER"),
-        (libc::CLONE_NEWNS, "CLONE_NEWNS"),
-        (libc::CLONE_NEWPID, "CLONE_NEWPID"),
-        (libc::CLONE_NEWNET, "CLONE_NEWNET"),
-        (libc::CLONE_NEWIPC, "CLONE_NEWIPC"),
-        (libc::CLONE_NEWUTS, "CLONE_NEWUTS"),
-        (libc::CLONE_NEWCGROUP, "CLONE_NEWCGROUP"),
-    ];
-    names
-        .iter()
-        .filter(|(bit, _)| flags & bit != 0)
-        .map(|(_, name)| *name)
-        .collect::<Vec<_>>()
-        .join("|")
 }
 
 /// Takes over a descriptor that was passed by number at the start of this process.
