@@ -3,6 +3,11 @@
 //!
 //! Runs as an ordinary user, and by `scripts/test-oci` as root and against other runtimes (`RL_OCI_RUNTIME=crun`).
 
+#![allow(
+    clippy::semicolon_if_nothing_returned,
+    reason = "a change is one expression in a row of a table"
+)]
+
 use serde_json::{Value, json};
 
 use crate::support::bundle::{Bundle, is_root, ours, runtime};

@@ -1,5 +1,10 @@
 //! Wrong configurations: each is refused with the field's name and the code 1, and leaves nothing.
 
+#![allow(
+    clippy::semicolon_if_nothing_returned,
+    reason = "a change is one expression in a row of a table"
+)]
+
 use serde_json::{Value, json};
 
 use crate::support::bundle::{Bundle, is_root, ours};

@@ -317,12 +317,12 @@ pub(super) fn session(terminal: Option<&OwnedFd>) -> Result<()> {
 
 /// Gives the standard streams to the user, so that `/dev/stdout` can be opened again.
 pub(super) fn own_streams(uid: u32) {
-    for number in 0..3 {
-        let stream = match number {
-            0 => rustix::stdio::stdin(),
-            1 => rustix::stdio::stdout(),
-            _ => rustix::stdio::stderr(),
-        };
+    let streams = [
+        rustix::stdio::stdin,
+        rustix::stdio::stdout,
+        rustix::stdio::stderr,
+    ];
+    for stream in streams.map(|stream| stream()) {
         let Ok(stat) = rustix::fs::fstat(stream) else {
             continue;
         };

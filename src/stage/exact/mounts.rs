@@ -177,7 +177,13 @@ fn fresh(mount: &Mount, root: &Root) -> Result<OwnedFd> {
         if read_only != 0 {
             sys::mount::change_attributes(made.made()?, 0, read_only, Recursive::No)?;
         }
+        let before = rustix::fs::fstat(&into).context("looking at the new file system")?;
         sys::fs::copy_tree(from.as_fd(), into.as_fd())?;
+        if options.data.iter().any(|word| word.starts_with("mode=")) {
+            // The copy has the old directory's permissions; these were asked for.
+            rustix::fs::fchmod(&into, Mode::from_raw_mode(before.st_mode & 0o7777))
+                .context("setting the new file system's mode")?;
+        }
         if read_only != 0 {
             sys::mount::change_attributes(made.made()?, read_only, 0, Recursive::No)?;
         }
