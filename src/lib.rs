@@ -28,8 +28,17 @@ mod container;
 mod doctor;
 
 mod cli;
+mod oci;
 
 use std::process::ExitCode;
+
+/// Whether this program was called by a name that runtimes have.
+fn is_runtime() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&name).file_name();
+    name.and_then(|name| name.to_str())
+        .is_some_and(|name| oci::NAMES.contains(&name))
+}
 
 /// The program: a command for people, or one of the processes that it starts (docs/architecture.md).
 #[must_use]
@@ -45,6 +54,7 @@ pub fn main() -> ExitCode {
     match role.as_ref().and_then(|role| role.to_str()) {
         Some(stage::parent::INIT) => stage::init::main(descriptor()),
         Some(stage::parent::JOIN) => stage::join::main(descriptor()),
+        Some(stage::emulation::EMULATION) => stage::emulation::main(descriptor()),
         Some(stage::parent::JOB) => stage::job::main(descriptor(), cli::job::work),
         Some(doctor::PROBE) => doctor::probe(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some(stage::fuse::SQUASH) => {
@@ -60,6 +70,8 @@ pub fn main() -> ExitCode {
         Some(container::health::HEALTH) => {
             container::health::main(&std::env::args().skip(2).collect::<Vec<_>>())
         }
+        Some(oci::WORD) => oci::main(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+        _ if is_runtime() => oci::main(&std::env::args_os().skip(1).collect::<Vec<_>>()),
         _ => cli::main(&std::env::args_os().collect::<Vec<_>>()),
     }
 }

@@ -5,6 +5,8 @@
 //! same name. Source: the kernel's `Documentation/admin-guide/cgroup-v2.rst`, cgroups(7).
 
 pub mod account;
+pub mod devices;
+pub mod exact;
 pub mod limits;
 pub mod named;
 pub mod place;

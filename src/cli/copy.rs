@@ -11,9 +11,9 @@ use super::progress::say;
 use crate::container::copy::receive::{self, Owners, Received, Shape};
 use crate::container::copy::send::{self, LastLink, Sent};
 use crate::container::copy::{Reach, View, reach};
-use crate::container::emit;
 use crate::container::events::Event;
 use crate::container::record::Record;
+use crate::container::{emit, emulation};
 use crate::error::Fail;
 use crate::paths::Store;
 use crate::stage::Job;
@@ -95,7 +95,7 @@ pub fn copy(args: &CopyArgs, store: &Store) -> Result<u8> {
                 .into());
             }
             let to = Inside::find(store, to)?;
-            let source = from.source(path, links, b".");
+            let source = from.source(path, links, b".")?;
             let work = to.target(target, shape(path), args.archive);
             let (reader, writer) = pipe()?;
             let (mut sent, mut received) = (None, None);
@@ -126,18 +126,22 @@ pub fn copy(args: &CopyArgs, store: &Store) -> Result<u8> {
             let (reader, writer) = pipe()?;
             let view = View::host()?;
             let mut received = None;
-            let sent = from.ask(from.source(path, links, b"."), [None, Some(writer)], || {
-                let to = Path::new(target);
-                let input = std::fs::File::from(reader);
-                received = Some(receive::receive(
-                    &view,
-                    to,
-                    &shape(path),
-                    Owners::Mine,
-                    input,
-                )?);
-                Ok(())
-            })?;
+            let sent = from.ask(
+                from.source(path, links, b".")?,
+                [None, Some(writer)],
+                || {
+                    let to = Path::new(target);
+                    let input = std::fs::File::from(reader);
+                    received = Some(receive::receive(
+                        &view,
+                        to,
+                        &shape(path),
+                        Owners::Mine,
+                        input,
+                    )?);
+                    Ok(())
+                },
+            )?;
             from.emit(store, "archive-path", path);
             (Some(sent), received)
         }
@@ -154,7 +158,7 @@ pub fn copy(args: &CopyArgs, store: &Store) -> Result<u8> {
                 Shape::Tree(name) if !name.is_empty() => name,
                 Shape::Tree(_) | Shape::Content | Shape::Archive => b".".to_vec(),
             };
-            let sent = from.ask(from.source(path, links, &name), [None, None], || Ok(()))?;
+            let sent = from.ask(from.source(path, links, &name)?, [None, None], || Ok(()))?;
             from.emit(store, "archive-path", path);
             (Some(sent), None)
         }
@@ -166,7 +170,7 @@ pub fn copy(args: &CopyArgs, store: &Store) -> Result<u8> {
             let work = to.target(target, shape(path), args.archive);
             let received = to.ask(work, [Some(reader), None], || {
                 let out = std::fs::File::from(writer);
-                sent = Some(send::send(&view, Path::new(path), links, b".", out)?);
+                sent = Some(send::send(&view, Path::new(path), links, b".", &[], out)?);
                 Ok(())
             })?;
             to.emit(store, "extract-to-dir", target);
@@ -255,14 +259,15 @@ impl Inside {
         })
     }
 
-    fn source(&self, path: &str, links: LastLink, name: &[u8]) -> Work {
-        Work::Send {
+    fn source(&self, path: &str, links: LastLink, name: &[u8]) -> Result<Work> {
+        Ok(Work::Send {
+            owners: emulation::owners(&self.record, &self.record.spec()?)?,
             mounting: self.reach.borrow().mounting.clone(),
             container: self.name.clone(),
             path: path_inside(path),
             links,
             name: name.to_vec(),
-        }
+        })
     }
 
     fn target(&self, path: &str, shape: Shape, archive: bool) -> Work {
@@ -324,10 +329,16 @@ fn path_inside(path: &str) -> PathBuf {
 ///
 /// # Errors
 /// [`send::send`]'s.
-pub fn send_here(view: &View, path: &Path, links: LastLink, name: &[u8]) -> Result<Sent> {
+pub fn send_here(
+    view: &View,
+    path: &Path,
+    links: LastLink,
+    name: &[u8],
+    owners: &[PathBuf],
+) -> Result<Sent> {
     let out = std::io::stdout().as_fd().try_clone_to_owned();
     let out = std::fs::File::from(out.context("taking standard output")?);
-    send::send(view, path, links, name, out)
+    send::send(view, path, links, name, owners, out)
 }
 
 /// The job's part: receives.

@@ -124,6 +124,8 @@ pub enum Work {
         links: LastLink,
         /// What the archive calls it.
         name: Vec<u8>,
+        /// Directories in which owners of links may be noted.
+        owners: Vec<PathBuf>,
     },
     /// Makes files of a tar from standard input; answered by [`crate::container::copy::receive::Received`].
     Receive {
@@ -324,9 +326,12 @@ fn answer(
             path,
             links,
             name,
+            owners,
         } => {
             let mounted = Mounted::new(mounting.as_ref(), root)?;
-            let sent = mounted.with(container, |view| copy::send_here(view, &path, links, &name));
+            let sent = mounted.with(container, |view| {
+                copy::send_here(view, &path, links, &name, &owners)
+            });
             serde_json::to_string(&sent?)
         }
         Work::Receive {

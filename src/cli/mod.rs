@@ -195,6 +195,17 @@ pub enum Command {
     Info(system::FormatArgs),
     /// Find out what this machine allows, and what would help
     Doctor(doctor::DoctorArgs),
+    /// Run OCI bundles as runc does
+    #[command(disable_help_flag = true)]
+    Runtime {
+        /// Its commands and flags: rl runtime --help
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "WORD"
+        )]
+        words: Vec<std::ffi::OsString>,
+    },
     /// Explain the code of a message
     Explain(doctor::ExplainArgs),
     /// Print a completion script for a shell
@@ -508,6 +519,10 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         C::Version(args) => system::version(args),
         C::Info(args) => system::info(args, &store()?),
         C::Doctor(args) => doctor::doctor(args, &store()?),
+        // Where it is the first word, another front end has it (lib.rs).
+        C::Runtime { .. } => Err(Fail::usage("`runtime` must be the first word")
+            .hint("its state is kept elsewhere: rl runtime --root DIR …")
+            .into()),
         C::Explain(args) => doctor::explain(args),
         C::Completion(args) => system::completion(args),
     }

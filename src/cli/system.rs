@@ -152,6 +152,7 @@ fn rootless() -> Result<Value> {
         "Uid": rustix::process::getuid().as_raw(),
         "Ids": ids,
         "RootEmulation": if emulation::is_automatic(&plan) { "basic" } else { "off" },
+        "EmulationModes": emulation::modes(&plan),
         "IdCount": plan.uids.iter().map(|extent| u64::from(extent.count)).sum::<u64>(),
         "NetworkHelper": helper,
     }))

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::diff::Known;
 use super::tree::Dir;
 use crate::image::entries::{Entry, Kind};
 use crate::image::pack;
@@ -23,9 +24,12 @@ pub fn squash(
     compression: Compression,
     config: &[u8],
 ) -> Result<()> {
+    let owners = trees.iter().filter_map(|tree| tree.parent());
+    let owners: Vec<PathBuf> = owners.map(Path::to_owned).collect();
     let mut walk = Walk {
         writer: Writer::new(out, compression)?,
         links: HashMap::new(),
+        known: Known::of(&owners)?,
     };
     let root = Dir::open(trees)?;
     let number = walk.writer.number();
@@ -41,6 +45,7 @@ struct Walk<'f> {
     writer: Writer<'f>,
     /// Files with several names, by device and inode.
     links: HashMap<(u64, u64), Node>,
+    known: Known,
 }
 
 impl Walk<'_> {
@@ -72,9 +77,10 @@ impl Walk<'_> {
         parent: u32,
         path: &[u8],
     ) -> Result<Option<Node>> {
-        let Some((entry, content)) = pack::describe(fd.as_fd(), path)? else {
+        let Some((mut entry, content)) = pack::describe(fd.as_fd(), path)? else {
             return Ok(None);
         };
+        self.known.correct(fd, &mut entry)?;
         if let Some(inner) = inner {
             let number = self.writer.number();
             let children = self.below(&inner, number, path)?;

@@ -20,6 +20,7 @@ use crate::error::Fail;
 use crate::image::entries::{Entry, Kind};
 use crate::image::pack::{self, Writer};
 use crate::spec::Rootfs;
+use crate::stage::emulation::side::{Key, Side};
 use crate::stage::{RootPlan, fuse};
 use crate::sys;
 
@@ -35,6 +36,9 @@ pub struct Place {
     /// The writable directory has everything, the layers' files too: it is a copy of them.
     #[serde(default)]
     pub complete: bool,
+    /// Directories of the container and its layers, where owners of links may be noted.
+    #[serde(default)]
+    pub owners: Vec<PathBuf>,
     /// The file below it, which the job mounts.
     #[serde(default)]
     pub squash: Option<RootPlan>,
@@ -99,6 +103,7 @@ impl Place {
             lowers,
             targets,
             complete: files::is_copy(&record.dir()),
+            owners: super::emulation::owners(record, &spec)?,
             squash,
         })
     }
@@ -303,8 +308,43 @@ pub fn print(place: &Place, out: &mut dyn Write) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Paths of files with several names, by device and inode.
-pub type Links = HashMap<(u64, u64), Vec<u8>>;
+/// What is known beside the files.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Paths of files with several names, by device and inode.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    /// Owners of what takes no attributes.
+    owners: Side,
+}
+
+impl Known {
+    /// With the owners that these directories of containers and layers note.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of(directories: &[PathBuf]) -> Result<Self> {
+        let owners = Side::of(directories.iter().map(PathBuf::as_path))
+            .context("reading who the container's links belong to")?;
+        Ok(Self {
+            owners,
+            ..Self::default()
+        })
+    }
+
+    /// Corrects the entry of this file.
+    ///
+    /// # Errors
+    /// statx(2).
+    pub fn correct(&self, fd: &OwnedFd, entry: &mut Entry) -> Result<()> {
+        if !self.owners.is_empty() {
+            let key = Key::of(fd.as_fd(), None).context("looking at a file")?;
+            if let Some(note) = self.owners.find(key) {
+                pack::noted(note, entry);
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Writes one file; one that was written under another name becomes a link to that.
 ///
@@ -312,7 +352,7 @@ pub type Links = HashMap<(u64, u64), Vec<u8>>;
 /// The output's; what is gone meanwhile is passed over.
 pub fn write_file<W: Write>(
     writer: &mut Writer<W>,
-    links: &mut Links,
+    known: &mut Known,
     fd: &OwnedFd,
     path: &[u8],
 ) -> Result<()> {
@@ -320,12 +360,14 @@ pub fn write_file<W: Write>(
         Err(error) if error.errno == Errno::NOENT => return Ok(()),
         described => described?,
     };
-    let Some((entry, content)) = described else {
+    let Some((mut entry, content)) = described else {
         return Ok(());
     };
+    known.correct(fd, &mut entry)?;
+    let content = content.filter(|_| entry.kind == Kind::File);
     let stat = rustix::fs::fstat(fd).context("looking at a file")?;
     if stat.st_nlink > 1 && entry.kind != Kind::Directory {
-        if let Some(first) = links.get(&(stat.st_dev, stat.st_ino)) {
+        if let Some(first) = known.links.get(&(stat.st_dev, stat.st_ino)) {
             let link = Entry {
                 kind: Kind::HardLink,
                 link: first.clone(),
@@ -337,7 +379,9 @@ pub fn write_file<W: Write>(
             };
             return Ok(writer.header(&link)?);
         }
-        links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+        known
+            .links
+            .insert((stat.st_dev, stat.st_ino), path.to_vec());
     }
     match content {
         Some(content) => writer.file(&entry, &content)?,
@@ -352,7 +396,7 @@ pub fn write_file<W: Write>(
 /// As [`write_file`].
 pub fn write_below<W: Write>(
     writer: &mut Writer<W>,
-    links: &mut Links,
+    known: &mut Known,
     dir: &Dir,
     at: &[u8],
 ) -> Result<()> {
@@ -361,10 +405,10 @@ pub fn write_below<W: Write>(
             continue;
         };
         let path = join(at, &name);
-        write_file(writer, links, &fd, &path)?;
+        write_file(writer, known, &fd, &path)?;
         drop(fd);
         if let Some(inner) = inner {
-            write_below(writer, links, &inner, &path)?;
+            write_below(writer, known, &inner, &path)?;
         }
     }
     Ok(())
@@ -378,7 +422,7 @@ pub fn export(place: &Place, out: impl Write) -> Result<()> {
     let mut writer = Writer::new(std::io::BufWriter::with_capacity(128 << 10, out));
     write_below(
         &mut writer,
-        &mut Links::new(),
+        &mut Known::of(&place.owners)?,
         &Dir::open(&place.trees())?,
         b"",
     )?;
@@ -393,7 +437,7 @@ pub fn export(place: &Place, out: impl Write) -> Result<()> {
 pub fn layer(place: &Place, out: impl Write) -> Result<()> {
     let upper = place.upper()?;
     let mut writer = Writer::new(std::io::BufWriter::with_capacity(128 << 10, out));
-    let mut links = Links::new();
+    let mut known = Known::of(&place.owners)?;
     let mark = |path: Vec<u8>| Entry {
         path,
         mode: 0o600,
@@ -433,7 +477,7 @@ pub fn layer(place: &Place, out: impl Write) -> Result<()> {
             }
             Err(error) => return Err(error.into()),
         };
-        write_file(&mut writer, &mut links, &fd, &path)?;
+        write_file(&mut writer, &mut known, &fd, &path)?;
         if opaque {
             writer.header(&mark([&path[..], b"/.wh..wh..opq"].concat()))?;
         }

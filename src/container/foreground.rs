@@ -93,7 +93,7 @@ fn run_in(
             console,
             interactive: process.interactive,
             sig_proxy: options.sig_proxy,
-            host: None,
+            host: running.emulation().map(|process| &process.pidfd),
             membership: membership.as_mut(),
             helper: watched.as_ref().map(|watched| Helper {
                 watched,
@@ -107,6 +107,9 @@ fn run_in(
         running.child.kill();
     }
     let exit = running.child.wait();
+    if running.lost_emulation() {
+        say(super::emulation::LOST);
+    }
     running.leave();
     if let Some(membership) = &membership {
         membership.tell("disconnect");

@@ -12,7 +12,7 @@ pub mod events;
 pub mod exec;
 mod files;
 pub mod follow;
-mod foreground;
+pub mod foreground;
 pub mod group;
 pub mod health;
 pub mod joined;
@@ -195,6 +195,7 @@ impl Machine {
         if let Some(notice) = notice.filter(|_| is_news()) {
             say(&degraded(&notice, &emulation::instead(spec, &plan)));
         }
+        emulation::check(spec, &plan)?;
         let mut ports = spec.published();
         let (network, notice) = net::choose(&spec.network, &ports, &[])?;
         egress::check(spec, &network, notice.as_ref())?;
@@ -381,6 +382,7 @@ fn order(
         become_ids: None,
         only_ids: (!plan.is_mapped()).then(|| (plan.uids[0].inner, plan.gids[0].inner)),
         drop_ins: emulation::drop_ins(emulation.as_ref(), &dir)?,
+        memory: emulation::memory(record, &spec, emulation.as_ref())?,
         emulation,
         has_tty_group: plan.has_gid(5),
         etc,

@@ -417,6 +417,10 @@ impl Monitor {
         }
         self.membership = membership;
         streams.helper = running.helper().map(Uplink::watch).transpose()?;
+        if let Some(process) = running.emulation() {
+            let watched = process.pidfd.try_clone();
+            streams.emulation = Some(watched.context("watching the process that emulates root")?);
+        }
         self.checks = Checks::begin(&self.record, &self.spec);
         let served = self.serve(&running, &mut streams);
         self.checks = None;
@@ -424,6 +428,9 @@ impl Monitor {
             running.child.kill();
         }
         let exit = running.child.wait();
+        if running.lost_emulation() {
+            self.state.error = Some(super::emulation::LOST.to_owned());
+        }
         running.release();
         if let Some(membership) = self.membership.take() {
             membership.tell("disconnect");
@@ -488,6 +495,11 @@ impl Monitor {
                 self.drain(streams)?;
                 return Ok(());
             }
+            if happened.contains_key(&Source::Emulation) {
+                // Nothing inside goes on without it.
+                streams.emulation = None;
+                running.child.kill();
+            }
             if happened.contains_key(&Source::Helper) {
                 streams.helper = None;
                 if let Some(helper) = running.helper() {
@@ -526,6 +538,9 @@ impl Monitor {
         }
         if let Some(helper) = &streams.helper {
             sources.push((Source::Helper, helper.as_fd(), PollFlags::IN));
+        }
+        if let Some(process) = &streams.emulation {
+            sources.push((Source::Emulation, process.as_fd(), PollFlags::IN));
         }
         if let Some(listener) = &self.listener {
             sources.push((Source::Listener, listener.as_fd(), PollFlags::IN));
@@ -603,7 +618,11 @@ impl Monitor {
     ) -> Result<()> {
         for (source, events) in happened {
             match source {
-                Source::Signal | Source::Program | Source::Helper | Source::Check => {}
+                Source::Signal
+                | Source::Program
+                | Source::Helper
+                | Source::Emulation
+                | Source::Check => {}
                 Source::Network => {
                     // A container that has just ended needs no networks.
                     if !happened.contains_key(&Source::Program)
@@ -714,6 +733,7 @@ impl Monitor {
             | Source::Program
             | Source::Network
             | Source::Helper
+            | Source::Emulation
             | Source::Listener
             | Source::Check
             | Source::Client(_) => (&mut streams.output, Stream::Stdout, Kind::Output),
@@ -810,6 +830,7 @@ enum Source {
     Program,
     Network,
     Helper,
+    Emulation,
     Listener,
     Check,
     Output,
@@ -828,6 +849,8 @@ struct Streams {
     console: Option<OwnedFd>,
     /// Ready when the network's helper has ended.
     helper: Option<OwnedFd>,
+    /// Ready when the process that emulates root has ended.
+    emulation: Option<OwnedFd>,
     /// Nobody has the terminal open.
     hung_up: bool,
     /// Typed, not yet taken by the program.

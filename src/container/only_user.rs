@@ -13,7 +13,7 @@ use super::tree::Dir;
 use crate::idmap::{self, Available};
 use crate::image::{layer_dir, pack};
 use crate::paths::Store;
-use crate::spec::{ContainerSpec, Rootfs, UserNs};
+use crate::spec::{ContainerSpec, RootEmulation, Rootfs, UserNs};
 use crate::stage::{rootfs, user};
 use crate::sys::fs::Root;
 
@@ -27,7 +27,12 @@ const LONGEST: u64 = 4 << 20;
 /// The system's, for files of the image.
 pub fn settle(store: &Store, spec: &mut ContainerSpec) -> Result<()> {
     let wanted = spec.process.user.split(':').next().unwrap_or_default();
-    if !matches!(spec.userns, UserNs::Auto | UserNs::Host) || matches!(wanted, "" | "0" | "root") {
+    // In full, it is emulated.
+    let full = spec.confinement.root_emulation == RootEmulation::Full;
+    if full
+        || !matches!(spec.userns, UserNs::Auto | UserNs::Host)
+        || matches!(wanted, "" | "0" | "root")
+    {
         return Ok(());
     }
     let (plan, _) = idmap::plan(&spec.userns, &Available::probe())?;

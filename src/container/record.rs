@@ -312,7 +312,11 @@ impl Record {
         let aside = self.aside(REMOVED);
         std::fs::rename(self.dir(), &aside)
             .with_context(|| format!("removing `{}`", self.dir().display()))?;
-        if let Ok(socket) = paths::monitor_socket(&self.id) {
+        let sockets = [
+            paths::monitor_socket(&self.id),
+            paths::emulation_socket(&self.id),
+        ];
+        for socket in sockets.into_iter().flatten() {
             let _ = std::fs::remove_file(socket); // a monitor that was killed leaves it
         }
         let names = match name {

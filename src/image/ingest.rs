@@ -203,7 +203,8 @@ pub fn ingest(
             .name("unpack".to_owned())
             .spawn_scoped(scope, || {
                 let mut chunks = Chunks::new(filled, used);
-                let report = layer::unpack(&mut chunks, &root, ids)?;
+                let (report, side) = layer::unpack(&mut chunks, &root, ids)?;
+                side.write_to(tree.parent().unwrap_or(tree))?;
                 anyhow::Ok((report, Digest::from_sha256(chunks.hash.finalize().into())))
             });
         let worker = match worker {

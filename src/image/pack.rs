@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
 
 use super::entries::{Entry, Extent, Kind};
+use crate::stage::emulation::note::{self, Note};
 use crate::sys;
 
 const BLOCK: usize = 512;
@@ -17,8 +18,6 @@ const BLOCK: usize = 512;
 const WORTH: u64 = 64 << 10;
 /// Pieces above this are written as one.
 const EXTENTS: usize = 10_000;
-/// Where owner and mode are noted when only one id is mapped.
-const OVERRIDE: &[u8] = b"user.containers.override_stat";
 /// Attributes of the store, not of the file.
 const HIDDEN: [&[u8]; 3] = [
     b"user.overlay.",
@@ -298,6 +297,9 @@ pub fn describe(
     if matches!(entry.kind, Kind::File | Kind::Directory) {
         attributes(fd, &mut entry);
     }
+    if entry.kind != Kind::File {
+        file = None;
+    }
     Ok(Some((entry, file)))
 }
 
@@ -325,22 +327,27 @@ fn attributes(fd: BorrowedFd<'_>, entry: &mut Entry) {
             continue;
         };
         value.truncate(length);
-        if name == OVERRIDE {
-            noted(&value, entry);
+        if name == note::NAME.as_bytes() {
+            if let Some(note) = Note::parse(&value) {
+                noted(note, entry);
+            }
         } else if !HIDDEN.iter().any(|prefix| name.starts_with(prefix)) {
             entry.xattrs.push((name.to_vec(), value));
         }
     }
 }
 
-/// `UID:GID:0MODE`
-fn noted(text: &[u8], entry: &mut Entry) {
-    let text = String::from_utf8_lossy(text);
-    let mut parts = text.split(':');
-    if let (Some(Ok(uid)), Some(Ok(gid))) =
-        (parts.next().map(str::parse), parts.next().map(str::parse))
-    {
-        (entry.uid, entry.gid) = (uid, gid);
+/// What is remembered of a file where only one id is mapped: its owner, and the device that it stands for.
+pub fn noted(note: Note, entry: &mut Entry) {
+    (entry.uid, entry.gid) = (note.uid.into(), note.gid.into());
+    if let (Some(device), Kind::File) = (note.device, entry.kind) {
+        entry.kind = if device.is_block {
+            Kind::BlockDevice
+        } else {
+            Kind::CharDevice
+        };
+        entry.device = (device.number.0.into(), device.number.1.into());
+        (entry.size, entry.extents) = (0, None);
     }
 }
 

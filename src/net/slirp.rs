@@ -70,10 +70,10 @@ fn network(cidr: &str) -> Option<Ipv4Addr> {
 /// what podman's word for it means.
 #[must_use]
 pub fn opens_ports(options: &[String]) -> bool {
-    let said = options
+    let mut said = options
         .iter()
         .filter_map(|option| option.strip_prefix("port_handler="));
-    said.last() == Some("slirp4netns")
+    said.next_back() == Some("slirp4netns")
 }
 
 /// Checks the words of `--network slirp4netns:…`, podman's spelling.

@@ -6,6 +6,7 @@
 //! ├── squash/HEX.sqsh   a whole image as one file, HEX from its id; for stores that are shared
 //! ├── layers/HEX/        one unpacked layer, HEX from its DiffID
 //! │   ├── fs/            the tree
+//! │   ├── owners         with one id, whose its links are
 //! │   └── layer.json     version, how ownership is kept, size, compressed digest
 //! ├── containers/ID/     container.json · state.json · upper/ work/ merged/ · hosts hostname resolv.conf · lock
 //! ├── names/NAME         symbolic link to a container's id: the name is claimed by making it
@@ -257,6 +258,14 @@ pub fn runtime_dir() -> Result<PathBuf> {
 /// As [`runtime_dir`].
 pub fn monitor_socket(id: &str) -> Result<PathBuf> {
     Ok(runtime_dir()?.join(id.get(..16).unwrap_or(id)))
+}
+
+/// The socket of the process that emulates root for the container with this id, where programs of `exec` are handed over.
+///
+/// # Errors
+/// As [`runtime_dir`].
+pub fn emulation_socket(id: &str) -> Result<PathBuf> {
+    Ok(runtime_dir()?.join(format!("{}.root", id.get(..16).unwrap_or(id))))
 }
 
 /// The socket of the process that serves the named networks of this store, and the lock that whoever starts or ends

@@ -6,7 +6,9 @@
 
 mod egress;
 mod mounts;
+pub mod oci;
 mod ports;
+pub mod resources;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -102,6 +104,9 @@ pub struct ContainerSpec {
     /// Its control group.
     #[serde(default)]
     pub cgroup: Cgroup,
+    /// What only a `config.json` can say; none for what people start.
+    #[serde(default)]
+    pub oci: Option<Box<oci::Oci>>,
 }
 
 /// Where a container's processes are counted, and how much they get.
@@ -520,6 +525,9 @@ pub struct Confinement {
     pub privileged: bool,
     /// The capabilities that stay, as `CAP_…` names, sorted.
     pub capabilities: Vec<String>,
+    /// The five sets where they are not all the same; `capabilities` is the bounding one then.
+    #[serde(default)]
+    pub capability_sets: Option<oci::Capabilities>,
     /// The system call filter.
     pub seccomp: Seccomp,
     /// `--root-emulation`.
@@ -537,6 +545,16 @@ pub struct Confinement {
     pub sysctls: BTreeMap<String, String>,
     /// `--oom-score-adj`.
     pub oom_score_adj: Option<i32>,
+}
+
+impl Confinement {
+    /// Whether programs can get another root directory than by chroot(2): by mounts and namespaces of their own.
+    #[must_use]
+    pub fn may_move_roots(&self) -> bool {
+        self.privileged
+            || self.seccomp != Seccomp::Default
+            || self.capabilities.iter().any(|name| name == "CAP_SYS_ADMIN")
+    }
 }
 
 /// The system call filter.
@@ -564,6 +582,8 @@ pub enum RootEmulation {
     Auto,
     /// They do, and nothing is remembered.
     Basic,
+    /// They do, and what they say is remembered.
+    Full,
     /// They fail.
     Off,
 }
@@ -813,6 +833,7 @@ mod tests {
             health: None,
             timeout_s: None,
             cgroup: Cgroup::default(),
+            oci: None,
         }
     }
 

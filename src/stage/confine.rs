@@ -4,6 +4,7 @@
 //! are only named here: mounting is the work of the root file system.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{Mode, OFlags};
@@ -13,7 +14,7 @@ use rustix::process::Resource;
 use super::seccomp::emulation::Emulation;
 use super::seccomp::{self, Filter, Machine, Target};
 use crate::error::Fail;
-use crate::spec::{Confinement, Rlimit, Seccomp};
+use crate::spec::{Confinement, Rlimit, Seccomp, oci};
 use crate::sys;
 
 /// Who the program is, in ids of the container.
@@ -297,8 +298,12 @@ pub fn parse_ulimit(text: &str) -> Result<Rlimit, Fail> {
     Ok(Rlimit { name, soft, hard })
 }
 
+/// Takes the descriptor by which somebody answers what a filter asks, and returns when somebody will look.
+pub type Answer<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<()>;
+
 /// Gives up everything that the program is not to have. The caller has one thread and all
-/// capabilities in its own user namespace, and executes the program next. `emulation` is what root only appears to do.
+/// capabilities in its own user namespace, and executes the program next. `emulation` is what root only appears to do; in full,
+/// `answer` gets the listener of the calls that are judged.
 ///
 /// # Errors
 /// A limit that cannot be raised (with the highest possible), an id that is not mapped, a profile
@@ -307,28 +312,58 @@ pub fn apply(
     confinement: &Confinement,
     identity: &Identity,
     emulation: Option<&Emulation>,
+    answer: Answer<'_>,
 ) -> Result<()> {
-    // First what reads or allocates freely: a limit may forbid it later.
-    let emulated = emulation.map(|absent| absent.filter(Machine::HERE, &confinement.capabilities));
-    let filter = filter(confinement)?;
+    let filter = filter(confinement, false)?;
+    give_up(confinement, identity, emulation, filter, answer)
+}
+
+/// As [`apply`], of a profile that asks somebody: `answer` gets the other end.
+///
+/// # Errors
+/// As [`apply`], and those of `answer`.
+pub fn apply_answered(
+    confinement: &Confinement,
+    identity: &Identity,
+    answer: Answer<'_>,
+) -> Result<()> {
+    let filter = filter(confinement, true)?;
+    give_up(confinement, identity, None, filter, answer)
+}
+
+/// The limits alone: what can fail long before the program starts.
+///
+/// # Errors
+/// A limit that cannot be raised.
+pub fn limits(confinement: &Confinement) -> Result<()> {
     if let Some(score) = confinement.oom_score_adj {
         oom_score_adj(score)?;
     }
-    for limit in &confinement.rlimits {
-        rlimit(limit)?;
-    }
+    confinement.rlimits.iter().try_for_each(rlimit)
+}
+
+/// All of it, with the filter that was asked for.
+fn give_up(
+    confinement: &Confinement,
+    identity: &Identity,
+    emulation: Option<&Emulation>,
+    filter: Option<Filter>,
+    answer: Answer<'_>,
+) -> Result<()> {
+    let full = emulation.is_some_and(Emulation::is_full);
+    // Who the program is, is then known to the one who judges; this process is the root that there is.
+    let real = if full { &ROOT } else { identity };
+    // First what reads or allocates freely: a limit may forbid it later.
+    let emulated = emulation.map(|absent| absent.filter(Machine::HERE, &confinement.capabilities));
+    limits(confinement)?;
     let kept = mask(&confinement.capabilities)?;
     let existing = drop_bounding_set(kept)?;
 
-    if let Groups::Set(groups) = &identity.groups {
-        sys::confine::setgroups(groups)
-            .map_err(|error| id_failure(error, "supplementary groups", groups))?;
+    set_ids(real, sys::confine::keep_capabilities)?;
+    if full {
+        // The number of who a process seems to be: 0 is root.
+        sys::notify::begin_as_root()?;
     }
-    sys::confine::setresgid(identity.gid)
-        .map_err(|error| id_failure(error, "the group id", &[identity.gid]))?;
-    sys::confine::keep_capabilities()?;
-    sys::confine::setresuid(identity.uid)
-        .map_err(|error| id_failure(error, "the user id", &[identity.uid]))?;
 
     // Without no_new_privs, only CAP_SYS_ADMIN may load a filter (seccomp(2)). It is gone with execve(2),
     // which gives root the bounding set and everybody else nothing: there is no ambient capability.
@@ -338,32 +373,76 @@ pub fn apply(
     } else {
         0
     };
-    let own = if identity.uid == 0 {
-        kept & existing
-    } else {
-        0
-    };
+    let own = if real.uid == 0 { kept & existing } else { 0 };
     let permitted = sys::confine::permitted_capabilities()?;
     sys::confine::clear_ambient_set()?;
-    sys::confine::capset((own | load) & permitted)?;
+    match &confinement.capability_sets {
+        None => sys::confine::capset((own | load) & permitted)?,
+        Some(sets) => each_set(sets, load, permitted)?,
+    }
     if confinement.no_new_privileges {
         sys::confine::no_new_privs()?;
     }
     // The profile comes last: of two answers with an error number the later filter's counts, so that what the profile
     // refuses stays refused. What it kills, traps or traces does not get as far as an error number (seccomp(2)).
     for filter in filters {
-        load_filter(&filter)?;
+        if let Some(listener) = load_filter(&filter)? {
+            answer(listener)?;
+            if full {
+                set_ids(identity, || Ok(()))?;
+            }
+        }
     }
     Ok(())
 }
 
+/// The five sets as they were asked for, as far as they can be had: the specification says that a container starts
+/// without those that its runtime does not have.
+fn each_set(sets: &oci::Capabilities, load: u64, had: u64) -> Result<()> {
+    let of = |names: &[String]| mask(names).map(|mask| mask & had);
+    let (effective, permitted) = (of(&sets.effective)?, of(&sets.permitted)?);
+    // What is in no bounding set cannot become inheritable (capset(2)).
+    let inheritable = of(&sets.inheritable)? & mask(&sets.bounding)?;
+    sys::confine::capset_each(
+        (effective & permitted) | (load & had),
+        permitted | (load & had),
+        inheritable,
+    )?;
+    let ambient = of(&sets.ambient)? & permitted & inheritable;
+    for number in (0..63).filter(|number| ambient & (1 << number) != 0) {
+        sys::confine::raise_ambient(number)?;
+    }
+    Ok(())
+}
+
+/// The root of a container with one id.
+const ROOT: Identity = Identity {
+    uid: 0,
+    gid: 0,
+    groups: Groups::Keep,
+};
+
+/// Groups first, for they need root's rights; `between` comes right before these may go.
+fn set_ids(identity: &Identity, between: impl FnOnce() -> sys::Result<()>) -> Result<()> {
+    if let Groups::Set(groups) = &identity.groups {
+        sys::confine::setgroups(groups)
+            .map_err(|error| id_failure(error, "supplementary groups", groups))?;
+    }
+    sys::confine::setresgid(identity.gid)
+        .map_err(|error| id_failure(error, "the group id", &[identity.gid]))?;
+    between()?;
+    sys::confine::setresuid(identity.uid)
+        .map_err(|error| id_failure(error, "the user id", &[identity.uid]))
+}
+
 /// The filter that was asked for. A privileged container has one only when a profile was named.
-fn filter(confinement: &Confinement) -> Result<Option<Filter>> {
+fn filter(confinement: &Confinement, answered: bool) -> Result<Option<Filter>> {
     let release = rustix::system::uname();
     let target = Target {
         machine: Machine::HERE,
         capabilities: &confinement.capabilities,
         kernel: kernel_version(&release.release().to_string_lossy()),
+        answered,
     };
     Ok(match &confinement.seccomp {
         Seccomp::Unconfined => None,
@@ -382,7 +461,8 @@ pub fn kernel_version(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-fn load_filter(filter: &Filter) -> Result<()> {
+/// Returns the listener of a filter that has one.
+fn load_filter(filter: &Filter) -> Result<Option<OwnedFd>> {
     let log = if filter.log {
         libc::SECCOMP_FILTER_FLAG_LOG
     } else {
@@ -393,6 +473,31 @@ fn load_filter(filter: &Filter) -> Result<()> {
     } else {
         0
     };
+    if filter.notifies {
+        // Whom the other side has heard is not woken by any signal but a deadly one. KERNEL(5.19): unknown before.
+        let patient = if filter.wait_killable {
+            libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        } else {
+            0
+        };
+        let listener = match sys::notify::listen(&filter.program, log | speed | patient) {
+            Err(error) if error.errno == Errno::INVAL && patient != 0 => {
+                sys::notify::listen(&filter.program, log | speed)
+            }
+            done => done,
+        };
+        return listener.map(Some).map_err(|error| {
+            let busy = error.errno == Errno::BUSY;
+            let error = anyhow::Error::from(error);
+            if busy {
+                return error.context(
+                    Fail::unsupported("another program judges the system calls here already")
+                        .hint("inside a container whose root is emulated in full: use --root-emulation=basic"),
+                );
+            }
+            error.context("loading the system call filter that notifies")
+        });
+    }
     match sys::confine::seccomp(&filter.program, log | speed) {
         // Before Linux 4.17 the second flag is unknown, and what it asks for is the rule.
         Err(error) if error.errno == Errno::INVAL && speed != 0 => {
@@ -400,7 +505,8 @@ fn load_filter(filter: &Filter) -> Result<()> {
         }
         done => done,
     }
-    .context("loading the system call filter")
+    .context("loading the system call filter")?;
+    Ok(None)
 }
 
 /// Bit n for capability n.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::program::{self, Program};
-use super::{Order, ToHost, ToStage, confine, root, rootfs};
+use super::{Order, ToHost, ToStage, confine, exact, root, rootfs};
 use crate::error::{self, Fail};
 use crate::net::egress;
 use crate::spec::{Namespace, Process, TimeOffsets};
@@ -31,22 +31,33 @@ pub struct Host {
     network_ready: bool,
     root: Option<PathBuf>,
     squash: bool,
+    /// Id-mapped sources of mounts, by their positions.
+    pub trees: Vec<(usize, OwnedFd)>,
+    hooks_done: Option<i32>,
 }
 
 impl Host {
+    /// The end that a descriptor is.
+    #[must_use]
+    pub fn from_channel(channel: Channel) -> Self {
+        Self {
+            channel: Some(channel),
+            mapped: false,
+            network_ready: false,
+            root: None,
+            squash: false,
+            trees: Vec::new(),
+            hooks_done: None,
+        }
+    }
+
     /// The end that was passed as descriptor `fd`.
     ///
     /// # Errors
     /// When it is not open: somebody else started this process.
     pub fn from_inherited(fd: RawFd) -> Result<Self> {
         let channel = Channel::from_fd(sys::process::inherited(fd)?);
-        Ok(Self {
-            channel: Some(channel),
-            mapped: false,
-            network_ready: false,
-            root: None,
-            squash: false,
-        })
+        Ok(Self::from_channel(channel))
     }
 
     /// Says something.
@@ -117,12 +128,19 @@ impl Host {
 
     fn wait_until(&mut self, arrived: impl Fn(&Self) -> bool) -> Result<()> {
         while !arrived(self) {
-            match self.hear()? {
+            let (message, fd) = self.hear_with_fd()?;
+            match message {
                 ToStage::Mapped => self.mapped = true,
+                ToStage::HooksDone { pid } => self.hooks_done = Some(pid),
+                ToStage::Tree { at } => self.trees.extend(fd.map(|fd| (at, fd))),
                 ToStage::NetworkReady => self.network_ready = true,
                 ToStage::RootMounted { path } => self.root = Some(path),
                 ToStage::SquashMounted => self.squash = true,
-                ToStage::Start(_) | ToStage::Work(_) | ToStage::Join(_) => {
+                ToStage::Start(_)
+                | ToStage::Work(_)
+                | ToStage::Join(_)
+                | ToStage::Emulate(_)
+                | ToStage::Descriptor => {
                     return Err(Fail::system("a second order").into());
                 }
             }
@@ -136,6 +154,15 @@ impl Host {
     /// When the parent is gone.
     pub fn wait_mapped(&mut self) -> Result<()> {
         self.wait_until(|host| host.mapped)
+    }
+
+    /// Waits until the runtime's hooks have run; the number of this process as the runtime sees it.
+    ///
+    /// # Errors
+    /// When the parent is gone.
+    pub fn wait_hooks(&mut self) -> Result<i32> {
+        self.wait_until(|host| host.hooks_done.is_some())?;
+        Ok(self.hooks_done.unwrap_or(0))
     }
 }
 
@@ -155,10 +182,13 @@ pub fn main(fd: RawFd) -> ! {
 }
 
 fn run(host: &mut Host) -> Result<Exit> {
-    let ToStage::Start(order) = host.hear()? else {
+    let (ToStage::Start(order), listener) = host.hear_with_fd()? else {
         return Err(Fail::system("no order").into());
     };
     let spec = &order.spec;
+    if let Some(oci) = &spec.oci {
+        return exact::init::run(host, &order, oci, listener);
+    }
     // First: the helper comes up meanwhile.
     let is_ahead = match &order.ahead {
         Some(link) => {
@@ -215,8 +245,15 @@ fn run(host: &mut Host) -> Result<Exit> {
     } else {
         None
     };
-    let who = program::who(&spec.process, order.only_ids, &root)?;
-    rootfs::give_away(&order, &root, who.user.uid, who.user.gid)?;
+    let who = program::who(
+        &spec.process,
+        order.emulation.as_ref(),
+        order.only_ids,
+        &root,
+    )?;
+    // Whom there is, in the kernel's eyes.
+    let (uid, gid) = who.real(order.emulation.as_ref());
+    rootfs::give_away(&order, &root, uid, gid)?;
     make_cwd(&spec.process, &root)?;
     if spec.read_only {
         rootfs::execute(&[rootfs::Op::ProtectRoot], &root)?;
@@ -238,7 +275,12 @@ fn run(host: &mut Host) -> Result<Exit> {
     }
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(spec.process.preserve_fds).unwrap_or(0))?;
-    confine::apply(&spec.confinement, &who.identity(), order.emulation.as_ref())?;
+    confine::apply(
+        &spec.confinement,
+        &who.identity(),
+        order.emulation.as_ref(),
+        &mut |listener| host.say(&ToHost::EmulationWanted, Some(&listener)),
+    )?;
     host.tie()?;
     if spec.init {
         return stay(host, &program, spec.process.tty);
@@ -289,7 +331,7 @@ fn ask_for(host: &mut Host, need: &root::Need<'_>, which: Option<usize>) -> Resu
 }
 
 /// What could not be done is a line for the user.
-fn name_host(order: &Order) -> Result<Option<String>> {
+pub(super) fn name_host(order: &Order) -> Result<Option<String>> {
     let spec = &order.spec;
     if spec.namespaces.uts != Namespace::Private {
         return Ok(None);
@@ -312,14 +354,14 @@ fn name_host(order: &Order) -> Result<Option<String>> {
 }
 
 /// A new terminal from the container's own devpts; the host gets the other end.
-fn open_terminal(host: &mut Host, root: &Root) -> Result<OwnedFd> {
+pub(super) fn open_terminal(host: &mut Host, root: &Root) -> Result<OwnedFd> {
     let (master, terminal) = program::new_terminal(root)?;
     rootfs::bind_console(root, terminal.as_fd()).context("binding /dev/console")?;
     host.say(&ToHost::Console, Some(&master))?;
     Ok(terminal)
 }
 
-fn make_cwd(process: &Process, root: &Root) -> Result<()> {
+pub(super) fn make_cwd(process: &Process, root: &Root) -> Result<()> {
     if process.cwd.is_empty() {
         return Ok(());
     }

@@ -56,6 +56,9 @@ fn run(host: &mut Host) -> Result<()> {
         return Err(Fail::system("no order").into());
     };
     let spec = &visit.spec;
+    if let Some(oci) = &spec.oci {
+        return super::exact::join::run(host, &visit, oci);
+    }
     let process = &spec.process;
     // Where setns(2) has put us: the root of the container's mount namespace.
     let root = Root::open_trusted(Path::new("/"))?;
@@ -66,7 +69,7 @@ fn run(host: &mut Host) -> Result<()> {
     } else {
         None
     };
-    let who = program::who(process, visit.only_ids, &root)?;
+    let who = program::who(process, visit.emulation.as_ref(), visit.only_ids, &root)?;
     enter_cwd(&root, &process.cwd)?;
     drop(root);
     let program = Program::find(spec, &program::environment(spec, &who))?;
@@ -84,7 +87,12 @@ fn run(host: &mut Host) -> Result<()> {
     }
     drop(terminal);
     sys::process::close_on_exec_from(3 + i32::try_from(process.preserve_fds).unwrap_or(0))?;
-    confine::apply(&spec.confinement, &who.identity(), visit.emulation.as_ref())?;
+    confine::apply(
+        &spec.confinement,
+        &who.identity(),
+        visit.emulation.as_ref(),
+        &mut |listener| host.say(&ToHost::EmulationWanted, Some(&listener)),
+    )?;
     if !visit.detached {
         host.tie()?;
     }
@@ -93,7 +101,7 @@ fn run(host: &mut Host) -> Result<()> {
 
 /// Enters the working directory, by a way that stays below the container's root: no magic link of `/proc` leads
 /// to a directory that came in as an open descriptor (CVE-2024-21626).
-fn enter_cwd(root: &Root, cwd: &str) -> Result<()> {
+pub(super) fn enter_cwd(root: &Root, cwd: &str) -> Result<()> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
     let doing = || {
         Fail::usage(format!(

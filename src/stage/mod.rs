@@ -21,6 +21,8 @@
 //! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
 pub mod confine;
+pub mod emulation;
+pub mod exact;
 pub mod fuse;
 pub mod init;
 pub mod job;
@@ -155,6 +157,9 @@ pub struct Order {
     pub only_ids: Option<(u32, u32)>,
     /// What root only appears to do.
     pub emulation: Option<Emulation>,
+    /// Where that is remembered, in full.
+    #[serde(default)]
+    pub memory: Option<emulation::Memory>,
     /// Group 5 (tty) is mapped.
     pub has_tty_group: bool,
     /// Host files that stand at `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
@@ -215,6 +220,20 @@ pub enum ToStage {
     SquashMounted,
     /// Packets flow.
     NetworkReady,
+    /// An id-mapped copy of the source of one of `mounts` comes with this message ([`exact`]).
+    Tree {
+        /// Which of them.
+        at: usize,
+    },
+    /// The runtime's hooks have run ([`exact`]).
+    HooksDone {
+        /// Pid 1 of the container, as the runtime sees it.
+        pid: i32,
+    },
+    /// Whose calls to judge, by the listener that comes along; three descriptors follow: see [`emulation`].
+    Emulate(Box<emulation::Watch>),
+    /// One of these comes with this message.
+    Descriptor,
 }
 
 /// What the inside says. Silence and the end of the conversation mean that the program runs.
@@ -236,6 +255,14 @@ pub enum ToHost {
     LinkMade(bool),
     /// The terminal's other end comes with this message.
     Console,
+    /// All is mounted: the runtime's hooks may run ([`exact`]).
+    Hooks,
+    /// All is made, and only the start is missing ([`exact`]).
+    Created,
+    /// The descriptor by which a system call filter is answered comes with this message ([`exact`]).
+    Listener,
+    /// The listener of the filter comes with this message: calls wait for a process that judges them.
+    EmulationWanted,
     /// Something had to be given up: a line for the user.
     Notice(String),
     /// A job's result, as JSON.

@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::init::socket_number;
-use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit};
+use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit, emulation};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::{self, Helpers, Plan};
@@ -22,7 +22,7 @@ use crate::net::publish::Reserved;
 use crate::net::{self, Chosen, Uplink};
 use crate::spec::{Bound, Namespace, Publish};
 use crate::sys;
-use crate::sys::process::{Child, Enter, Sealed};
+use crate::sys::process::{Child, Enter, Exit, Sealed};
 use crate::sys::socket::Channel;
 
 /// The word after the program's name that makes it pid 1 of a container. Not for people.
@@ -66,6 +66,8 @@ pub struct Running {
     uplink: Option<Uplink>,
     /// Who serves parts of its root file system, the lowest first.
     fuse: Vec<Child>,
+    /// Who emulates its root in full.
+    emulation: Option<Child>,
 }
 
 impl Running {
@@ -75,12 +77,33 @@ impl Running {
         self.uplink.as_ref()
     }
 
+    /// The process that emulates its root; the container cannot go on without it.
+    #[must_use]
+    pub fn emulation(&self) -> Option<&Child> {
+        self.emulation.as_ref()
+    }
+
+    /// Whether that process did not end as it should, with the last program: what the container's end is then due to.
+    #[must_use]
+    pub fn lost_emulation(&self) -> bool {
+        let Some(process) = &self.emulation else {
+            return false;
+        };
+        let mut fds = [PollFd::new(&process.pidfd, PollFlags::IN)];
+        let now = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let ended = rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0);
+        ended && process.wait().is_ok_and(|exit| exit != Exit::Code(0))
+    }
+
     /// Ends what worked for the container, after its end.
     pub fn release(self) {
         if let Some(uplink) = self.uplink {
             uplink.stop();
         }
-        Self::unmount(self.fuse);
+        Self::end(self.fuse, self.emulation);
     }
 
     /// The same, for a process that ends now: a helper that holds no ports is left to die alone. The kernel takes
@@ -92,13 +115,13 @@ impl Running {
             Some(uplink) => uplink.stop(),
             None => {}
         }
-        Self::unmount(self.fuse);
+        Self::end(self.fuse, self.emulation);
     }
 
-    fn unmount(servers: Vec<Child>) {
-        for fuse in servers {
-            fuse.kill();
-            let _ = fuse.wait(); // it is gone either way
+    fn end(servers: Vec<Child>, emulation: Option<Child>) {
+        for child in emulation.into_iter().chain(servers) {
+            child.kill();
+            let _ = child.wait(); // it is gone either way
         }
     }
 }
@@ -125,8 +148,10 @@ pub fn start(
     let mut sealed = Sealed {
         namespaces: flags(launch),
         enter: launch.target.map(|target| Enter {
+            first: &[],
             user: target.owner.as_ref().map(|(user, _)| user.as_fd()),
             others: &others,
+            mounts: false,
         }),
         cgroup: launch.group.map(|group| group.as_fd()),
         argv: &argv,
@@ -160,6 +185,7 @@ pub fn start(
         ports: Vec::new(),
         uplink: None,
         fuse: Vec::new(),
+        emulation: None,
     };
     match bring_up(
         launch,
@@ -257,12 +283,27 @@ fn bring_up(
                 }
                 send(here, &ToStage::RootMounted { path })?;
             }
+            ToHost::EmulationWanted => {
+                let (Some(memory), Some(listener)) = (&launch.order.memory, fd) else {
+                    return Err(Fail::system("nobody asked for emulation").into());
+                };
+                let spec = &launch.order.spec;
+                let roots_move = spec.confinement.may_move_roots();
+                let pid = running.child.pid.as_raw_nonzero().get();
+                let process =
+                    emulation::start(pid, &spec.name, &spec.id, memory, &listener, roots_move)?;
+                running.emulation = Some(process);
+            }
             ToHost::SquashWanted { which } => {
                 let child = super::fuse::squash_of(plan(launch, which)?, running.child.pid)?;
                 running.fuse.push(child);
                 send(here, &ToStage::SquashMounted)?;
             }
-            ToHost::Done(_) | ToHost::LinkMade(_) => {
+            ToHost::Done(_)
+            | ToHost::LinkMade(_)
+            | ToHost::Hooks
+            | ToHost::Created
+            | ToHost::Listener => {
                 return Err(Fail::system("pid 1 gave an answer to no question").into());
             }
         }
@@ -278,9 +319,13 @@ fn link_made(here: &mut Channel) -> Result<bool> {
         ToHost::LinkMade(made) => Ok(made),
         ToHost::Failed(fail) => Err(fail.into()),
         ToHost::Console
+        | ToHost::EmulationWanted
         | ToHost::Notice(_)
         | ToHost::SquashWanted { .. }
         | ToHost::OverlayRefused { .. }
+        | ToHost::Hooks
+        | ToHost::Created
+        | ToHost::Listener
         | ToHost::Done(_) => Err(Fail::system("pid 1 spoke out of turn").into()),
     }
 }
@@ -311,17 +356,31 @@ pub const JOIN: &str = "__join";
 /// The namespaces of a container that are not ours.
 #[derive(Debug)]
 pub struct Inside {
-    user: OwnedFd,
+    /// Those that do not belong to `user`.
+    first: Vec<OwnedFd>,
+    user: Option<OwnedFd>,
     others: Vec<OwnedFd>,
 }
 
 impl Inside {
+    /// As [`Inside::of_any`], of a container that `rl` has made: it has a user namespace of its own.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of(pid: i32) -> Result<Self> {
+        let inside = Self::of_any(pid)?;
+        if inside.user.is_none() {
+            return Err(Fail::system("the container has no user namespace of its own").into());
+        }
+        Ok(inside)
+    }
+
     /// Those of the process `pid`, which the caller holds a pidfd of: when that says afterwards that the process
     /// still lives, these are its own. What it shares with us is left out: joining it needs rights over it.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn of(pid: i32) -> Result<Self> {
+    pub fn of_any(pid: i32) -> Result<Self> {
         let open = |kind: &str| -> Result<Option<OwnedFd>> {
             let path = format!("/proc/{pid}/ns/{kind}");
             let theirs = match sys::fs::open_trusted(Path::new(&path), OFlags::RDONLY) {
@@ -336,14 +395,32 @@ impl Inside {
             let same = (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino);
             Ok((!same).then_some(theirs))
         };
-        let mut others = Vec::new();
+        let user = open("user")?;
+        let (mut first, mut others) = (Vec::new(), Vec::new());
         for kind in ["mnt", "net", "ipc", "uts", "cgroup", "time", "pid"] {
-            others.extend(open(kind)?);
+            let Some(namespace) = open(kind)? else {
+                continue;
+            };
+            match &user {
+                Some(user) if !belongs_to(namespace.as_fd(), user.as_fd()) => {
+                    first.push(namespace);
+                }
+                Some(_) | None => others.push(namespace),
+            }
         }
-        let user = open("user")?
-            .ok_or_else(|| Fail::system("the container has no user namespace of its own"))?;
-        Ok(Self { user, others })
+        Ok(Self {
+            first,
+            user,
+            others,
+        })
     }
+}
+
+/// Whether `user` owns this namespace. What nobody here may know belongs to somebody above.
+pub(super) fn belongs_to(namespace: BorrowedFd<'_>, user: BorrowedFd<'_>) -> bool {
+    let number = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    sys::namespace::owner(namespace)
+        .is_ok_and(|owner| number(owner.as_fd()).is_ok_and(|one| number(user) == Ok(one)))
 }
 
 /// Starts a program in a running container and returns when it runs. The second value is the other end of its
@@ -357,6 +434,21 @@ pub fn join(
     group: Option<&Group>,
     stdio: [Option<BorrowedFd<'_>>; 3],
 ) -> Result<(Child, Option<OwnedFd>)> {
+    let mut nobody = |_| Err(Fail::system("a filter that nobody answers").into());
+    join_answered(visit, inside, group, stdio, &mut nobody)
+}
+
+/// As [`join`]; `answer` gets the other end of a system call filter that notifies.
+///
+/// # Errors
+/// As [`join`], and those of `answer`.
+pub fn join_answered(
+    visit: Visit,
+    inside: &Inside,
+    group: Option<&Group>,
+    stdio: [Option<BorrowedFd<'_>>; 3],
+    answer: super::confine::Answer<'_>,
+) -> Result<(Child, Option<OwnedFd>)> {
     let spec = &visit.spec;
     let title =
         CString::new(format!("rl:[exec] {}", spec.name)).context("a name with a NUL byte")?;
@@ -364,11 +456,14 @@ pub fn join(
     let argv = words(title, JOIN, socket_at);
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let others: Vec<BorrowedFd<'_>> = inside.others.iter().map(|fd| fd.as_fd()).collect();
+    let first: Vec<BorrowedFd<'_>> = inside.first.iter().map(|fd| fd.as_fd()).collect();
     let child = sys::process::spawn_sealed(&Sealed {
         namespaces: 0,
         enter: Some(Enter {
-            user: Some(inside.user.as_fd()),
+            first: &first,
+            user: inside.user.as_ref().map(|user| user.as_fd()),
             others: &others,
+            mounts: true,
         }),
         cgroup: group.map(|group| group.as_fd()),
         argv: &argv,
@@ -380,16 +475,28 @@ pub fn join(
         die_with_parent: !visit.detached,
     })?;
     drop(there);
+    let id = spec.id.clone();
     let started = || -> Result<Option<OwnedFd>> {
         send(&mut here, &ToStage::Join(Box::new(visit)))?;
         let mut console = None;
         while let Some((message, fd)) = here.receive().context("listening to the process")? {
             match parse(&message)? {
                 ToHost::Console => console = fd,
+                ToHost::EmulationWanted => {
+                    let listener = fd.ok_or_else(|| Fail::system("no listener"))?;
+                    emulation::hand_over(&id, &listener)?;
+                }
                 ToHost::Failed(fail) => return Err(fail.into()),
+                ToHost::Listener => {
+                    if let Some(fd) = fd {
+                        answer(fd)?;
+                    }
+                }
                 ToHost::OverlayRefused { .. }
                 | ToHost::SquashWanted { .. }
                 | ToHost::Notice(_)
+                | ToHost::Hooks
+                | ToHost::Created
                 | ToHost::LinkMade(_)
                 | ToHost::Done(_) => {
                     return Err(Fail::system("a joining process answered as another").into());
@@ -452,8 +559,10 @@ pub fn job_with(
         },
         // Its mount namespace is a copy of the host's then, too.
         enter: user.as_ref().map(|user| Enter {
+            first: &[],
             user: Some(user.as_fd()),
             others: &[],
+            mounts: false,
         }),
         cgroup: None,
         argv: &argv,
@@ -493,8 +602,12 @@ pub fn job_with(
             ToHost::Done(text) => Ok(text),
             ToHost::Failed(fail) => Err(fail.into()),
             ToHost::Console
+            | ToHost::EmulationWanted
             | ToHost::Notice(_)
             | ToHost::LinkMade(_)
+            | ToHost::Hooks
+            | ToHost::Created
+            | ToHost::Listener
             | ToHost::SquashWanted { .. }
             | ToHost::OverlayRefused { .. } => Err(Fail::system("a job answered as pid 1").into()),
         }
@@ -528,7 +641,7 @@ fn variables() -> Vec<CString> {
         .collect()
 }
 
-fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
+pub fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
     let word = |text: String| CString::new(text).expect("our own words have no NUL byte");
     [title, word(role.to_owned()), word(socket.to_string())]
 }
@@ -569,7 +682,7 @@ fn flags(launch: &Launch<'_>) -> i32 {
 }
 
 /// The clone, with the kernel's refusals explained. Source: user_namespaces(7), namespaces(7), clone(2).
-fn clone(sealed: &Sealed<'_>) -> Result<Child> {
+pub(super) fn clone(sealed: &Sealed<'_>) -> Result<Child> {
     sys::process::spawn_sealed(sealed).map_err(|error| {
         let fail = match error.errno {
             Errno::NOSPC | Errno::USERS => Fail::unsupported("the kernel allows no more namespaces (this is not about disk space)")
@@ -588,7 +701,7 @@ fn clone(sealed: &Sealed<'_>) -> Result<Child> {
     })
 }
 
-fn send(channel: &mut Channel, message: &ToStage) -> Result<()> {
+pub(super) fn send(channel: &mut Channel, message: &ToStage) -> Result<()> {
     let text = serde_json::to_vec(message).context("writing a message")?;
     channel.send(&text, None).context(Gone)
 }
@@ -604,16 +717,20 @@ impl std::fmt::Display for Gone {
 }
 
 /// What pid 1 has said of its own failure, if it has: a helper that then fails too only says that it is gone.
-fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
+pub(super) fn last_words(channel: &mut Channel) -> Option<anyhow::Error> {
     while has_message(channel).ok()? {
         let (message, _) = channel.receive().ok()??;
         match parse(&message) {
             Ok(ToHost::Failed(fail)) => return Some(fail.into()),
             Ok(
                 ToHost::Console
+                | ToHost::EmulationWanted
                 | ToHost::Notice(_)
                 | ToHost::LinkMade(_)
                 | ToHost::Done(_)
+                | ToHost::Hooks
+                | ToHost::Created
+                | ToHost::Listener
                 | ToHost::SquashWanted { .. }
                 | ToHost::OverlayRefused { .. },
             ) => {}
@@ -639,7 +756,7 @@ fn has_message(channel: &Channel) -> Result<bool> {
     }
 }
 
-fn parse(message: &[u8]) -> Result<ToHost> {
+pub fn parse(message: &[u8]) -> Result<ToHost> {
     // Four bytes are an errno from before the exec (sys::process::spawn_sealed).
     if let Ok(bytes) = <[u8; 4]>::try_from(message) {
         let errno = Errno::from_raw_os_error(i32::from_ne_bytes(bytes));

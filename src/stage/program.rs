@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::confine::{Groups, Identity};
+use super::seccomp::emulation::Emulation;
 use super::{rootfs, user};
 use crate::error::{Fail, Kind};
 use crate::spec::{ContainerSpec, Process};
@@ -40,6 +41,26 @@ impl Program {
             argv: c_strings(&args)?,
             env: c_strings(env)?,
         })
+    }
+
+    /// Looks whether it can be executed at all: what is waited with is better known before.
+    ///
+    /// # Errors
+    /// `NotExecutable`.
+    pub fn check(&self) -> Result<()> {
+        let path = self.path.as_c_str();
+        let directory = rustix::fs::stat(path).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+        });
+        match rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
+            Ok(()) if !directory => Ok(()),
+            Ok(()) => {
+                Err(self.not_started(&sys::Error::new(format!("access({path:?})"), Errno::ACCESS)))
+            }
+            Err(errno) => {
+                Err(self.not_started(&sys::Error::new(format!("access({path:?})"), errno)))
+            }
+        }
     }
 
     /// Becomes the program; returns only what kept it from that.
@@ -80,6 +101,16 @@ pub struct Who {
 }
 
 impl Who {
+    /// The ids that the kernel knows it by: root's, where others are emulated in full.
+    #[must_use]
+    pub fn real(&self, emulation: Option<&Emulation>) -> (u32, u32) {
+        if emulation.is_some_and(Emulation::is_full) {
+            (0, 0)
+        } else {
+            (self.user.uid, self.user.gid)
+        }
+    }
+
     /// For the confinement.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -91,11 +122,18 @@ impl Who {
     }
 }
 
-/// The program's user, by the files of the container. `only_ids` are the only user and group there are.
+/// The program's user, by the files of the container. `only_ids` are the only user and group there are, unless others are
+/// emulated in full.
 ///
 /// # Errors
 /// A name that the files do not have; another user than the only one.
-pub fn who(process: &Process, only_ids: Option<(u32, u32)>, root: &Root) -> Result<Who> {
+pub fn who(
+    process: &Process,
+    emulation: Option<&Emulation>,
+    only_ids: Option<(u32, u32)>,
+    root: &Root,
+) -> Result<Who> {
+    let only_ids = only_ids.filter(|_| !emulation.is_some_and(Emulation::is_full));
     let passwd = rootfs::read_text(root, "/etc/passwd")?;
     let group = rootfs::read_text(root, "/etc/group")?;
     let mut user = user::resolve(&process.user, &passwd, &group)?;

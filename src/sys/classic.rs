@@ -21,6 +21,8 @@ pub enum Planned {
     New {
         /// Its type.
         kind: String,
+        /// What mount(8) and df(1) show in the first column.
+        source: String,
         /// Its parameters, as mount(2) takes them.
         data: String,
         /// Restrictions.
@@ -69,11 +71,12 @@ impl Planned {
         match self {
             Self::New {
                 kind,
+                source,
                 data,
                 attributes,
             } => {
                 let done = nix::mount::mount(
-                    Some(kind.as_str()),
+                    Some(source.as_str()),
                     &over,
                     Some(kind.as_str()),
                     classic(attributes),

@@ -129,6 +129,31 @@ pub fn capset(capabilities: u64) -> Result<()> {
         .map_err(|errno| Error::new(format!("capset({capabilities:#x})"), errno))
 }
 
+/// capset(2) with three sets of their own. Bit n is capability n.
+///
+/// # Errors
+/// `EPERM` for one that is not permitted now, or inheritable outside of the bounding set.
+pub fn capset_each(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(effective),
+        permitted: CapabilitySet::from_bits_retain(permitted),
+        inheritable: CapabilitySet::from_bits_retain(inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets).map_err(|errno| {
+        let call = format!("capset({effective:#x}, {permitted:#x}, {inheritable:#x})");
+        Error::new(call, errno)
+    })
+}
+
+/// prctl(2) `PR_CAP_AMBIENT_RAISE`.
+///
+/// # Errors
+/// `EPERM` for one that is not both permitted and inheritable.
+pub fn raise_ambient(number: u8) -> Result<()> {
+    rustix::thread::configure_capability_in_ambient_set(one(number), true)
+        .map_err(|errno| Error::new(format!("prctl(PR_CAP_AMBIENT_RAISE, {number})"), errno))
+}
+
 /// capget(2): the permitted capabilities. Bit n is capability n.
 ///
 /// # Errors
@@ -153,6 +178,11 @@ pub fn no_new_privs() -> Result<()> {
 /// # Errors
 /// `EACCES` with neither `CAP_SYS_ADMIN` nor no_new_privs; `EINVAL` for a bad program or an unknown flag.
 pub fn seccomp(program: &[Instruction], flags: libc::c_ulong) -> Result<()> {
+    load(program, flags).map(|_| ())
+}
+
+/// As [`seccomp`], with what the kernel answers: 0, or the descriptor that the flags ask for.
+pub(super) fn load(program: &[Instruction], flags: libc::c_ulong) -> Result<i64> {
     let failed = |errno| {
         let call = format!(
             "seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, [{} instructions])",
@@ -174,8 +204,8 @@ pub fn seccomp(program: &[Instruction], flags: libc::c_ulong) -> Result<()> {
             &raw const filter,
         )
     };
-    if result == 0 {
-        return Ok(());
+    if result >= 0 {
+        return Ok(result);
     }
     let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL);
     Err(failed(errno))

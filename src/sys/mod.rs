@@ -3,6 +3,8 @@
 //! Knows nothing of containers. An [`Error`] prints the call as strace would:
 //! `mount("overlay", "/…/merged"): EPERM (Operation not permitted)`.
 
+pub mod bpf;
+mod child;
 mod classic;
 pub mod confine;
 pub mod fs;
@@ -10,7 +12,9 @@ pub mod mount;
 pub mod namespace;
 pub mod net;
 pub mod netlink;
+pub mod notify;
 pub mod process;
+pub mod schedule;
 pub mod signal;
 pub mod socket;
 pub mod tree;

@@ -97,6 +97,19 @@ pub fn new(
     parameters: &[Parameter<'_>],
     attributes: MountAttrFlags,
 ) -> Result<Detached> {
+    new_from(kind, kind, parameters, attributes)
+}
+
+/// As [`new`]; `source` is a device, or what mount(8) and df(1) show in the first column.
+///
+/// # Errors
+/// As [`new`].
+pub fn new_from(
+    kind: &str,
+    source: &str,
+    parameters: &[Parameter<'_>],
+    attributes: MountAttrFlags,
+) -> Result<Detached> {
     if !is_modern() {
         let words = parameters.iter().map(|parameter| match *parameter {
             Parameter::Flag(key) => key.to_owned(),
@@ -105,6 +118,7 @@ pub fn new(
         return Ok(Detached {
             state: State::Planned(Planned::New {
                 kind: kind.to_owned(),
+                source: source.to_owned(),
                 data: words.collect::<Vec<_>>().join(","),
                 attributes,
             }),
@@ -114,8 +128,7 @@ pub fn new(
     let failed = |call: &str, errno| Error::new(format!("{call}({kind:?})"), errno);
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(|errno| failed("fsopen", errno))?;
-    // What mount(8) and df(1) show in the first column.
-    for parameter in [Parameter::Text("source", kind)].iter().chain(parameters) {
+    for parameter in [Parameter::Text("source", source)].iter().chain(parameters) {
         let done = match *parameter {
             Parameter::Flag(key) => rustix::mount::fsconfig_set_flag(context.as_fd(), key),
             Parameter::Text(key, value) => {
@@ -256,6 +269,20 @@ impl Detached {
         }
     }
 
+    /// The mount itself, for what only a descriptor of it can do.
+    ///
+    /// # Errors
+    /// `ENOSYS` where a part of the mount API is missing.
+    pub fn made(&self) -> Result<BorrowedFd<'_>> {
+        match &self.state {
+            State::Made(fd) => Ok(fd.as_fd()),
+            State::Planned(_) => Err(Error::new(
+                format!("mount_setattr({:?})", self.what),
+                Errno::NOSYS,
+            )),
+        }
+    }
+
     /// What kind of file the mount's root is.
     ///
     /// # Errors
@@ -323,13 +350,64 @@ pub fn set_attributes(
 fn setattr(fd: BorrowedFd<'_>, set: u64, propagation: u64, recursive: Recursive) -> Result<()> {
     // An access-time mode is a field, not a bit: it has to be cleared to be set (mount_setattr(2)).
     let atime = u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits());
-    let attr_clr = if set & atime == 0 { 0 } else { atime };
+    let clear = if set & atime == 0 { 0 } else { atime };
     let attributes = libc::mount_attr {
         attr_set: set,
-        attr_clr,
+        attr_clr: clear,
         propagation,
         userns_fd: 0,
     };
+    setattr_whole(fd, &attributes, recursive)
+}
+
+/// mount_setattr(2) with bits that are set and bits that are taken away. An access-time mode is cleared as a whole.
+///
+/// # Errors
+/// `EPERM` for what a user namespace above has locked; the kernel's.
+pub fn change_attributes(
+    fd: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: Recursive,
+) -> Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: clear,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    setattr_whole(fd, &attributes, recursive)
+}
+
+/// mount_setattr(2) with a propagation: one of `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`.
+///
+/// # Errors
+/// The kernel's.
+pub fn propagate(fd: BorrowedFd<'_>, propagation: u64, recursive: Recursive) -> Result<()> {
+    setattr(fd, 0, propagation, recursive)
+}
+
+/// mount_setattr(2) `MOUNT_ATTR_IDMAP`: ids on this detached mount are as the user namespace maps them.
+///
+/// # Errors
+/// `EPERM` without rights over the file system, `EINVAL` where it cannot do that.
+pub fn map_ids(mount: BorrowedFd<'_>, user: BorrowedFd<'_>, recursive: Recursive) -> Result<()> {
+    #[allow(clippy::cast_sign_loss, reason = "an open descriptor is not negative")]
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user.as_raw_fd() as u64,
+    };
+    setattr_whole(mount, &attributes, recursive)
+}
+
+fn setattr_whole(
+    fd: BorrowedFd<'_>,
+    attributes: &libc::mount_attr,
+    recursive: Recursive,
+) -> Result<()> {
+    let set = attributes.attr_set;
     let recursive = if recursive == Recursive::Yes {
         AtFlags::from_bits_retain(libc::AT_RECURSIVE.cast_unsigned())
     } else {
@@ -343,7 +421,7 @@ fn setattr(fd: BorrowedFd<'_>, set: u64, propagation: u64, recursive: Recursive)
             fd.as_raw_fd(),
             c"".as_ptr(),
             flags.bits(),
-            ptr::from_ref(&attributes),
+            ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -394,6 +472,101 @@ pub fn pivot(root: BorrowedFd<'_>) -> Result<()> {
     rustix::mount::unmount(".", UnmountFlags::DETACH)
         .map_err(|errno| Error::new("umount2(\".\", MNT_DETACH)", errno))?;
     rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
+}
+
+/// A detached mount that came from another process.
+#[must_use]
+pub fn received(fd: OwnedFd) -> Detached {
+    let what = format!("[{}]", fd.as_raw_fd());
+    Detached {
+        state: State::Made(fd),
+        what,
+    }
+}
+
+/// How everything below `/` propagates: mount(2) with `flag` and, when it says so, `MS_REC`.
+///
+/// # Errors
+/// mount(2).
+pub fn propagate_root(flag: u64, recursive: Recursive) -> Result<()> {
+    let mut flags = MountPropagationFlags::from_bits_retain(u32::try_from(flag).unwrap_or(0));
+    if recursive == Recursive::Yes {
+        flags |= MountPropagationFlags::REC;
+    }
+    rustix::mount::mount_change("/", flags)
+        .map_err(|errno| Error::new(format!("mount(\"/\", {flag:#x})"), errno))
+}
+
+/// As [`pivot`], from a tree that is shared with the host: what is unmounted here stays there.
+///
+/// # Errors
+/// As [`pivot`].
+pub fn pivot_from_shared(root: BorrowedFd<'_>) -> Result<()> {
+    let old = super::fs::open_trusted(
+        Path::new("/"),
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY,
+    )?;
+    rustix::process::fchdir(root).map_err(|errno| Error::new("fchdir(root)", errno))?;
+    rustix::process::pivot_root(".", ".")
+        .map_err(|errno| Error::new("pivot_root(\".\", \".\")", errno))?;
+    rustix::process::fchdir(&old).map_err(|errno| Error::new("fchdir(old root)", errno))?;
+    rustix::mount::mount_change(
+        ".",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(|errno| Error::new("mount(\".\", MS_SLAVE|MS_REC)", errno))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)
+        .map_err(|errno| Error::new("umount2(\".\", MNT_DETACH)", errno))?;
+    rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
+}
+
+/// What [`pivot`] does where the root file system of the machine is one that cannot be left: moves the mount to `/` and
+/// enters it by chroot(2).
+///
+/// # Errors
+/// mount(2), chroot(2).
+pub fn move_to_root(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).map_err(|errno| Error::new("fchdir(root)", errno))?;
+    rustix::mount::mount_move(".", "/")
+        .map_err(|errno| Error::new("mount(\".\", \"/\", MS_MOVE)", errno))?;
+    enter(root)
+}
+
+/// chroot(2) into what `root` stands for.
+///
+/// # Errors
+/// fchdir(2), chroot(2).
+pub fn enter(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).map_err(|errno| Error::new("fchdir(root)", errno))?;
+    rustix::process::chroot(".").map_err(|errno| Error::new("chroot(\".\")", errno))?;
+    rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
+}
+
+/// mount(2) of a file system whose options are too long for fsconfig(2), over what `target` stands for.
+///
+/// # Errors
+/// The kernel's.
+pub fn mount_by_string(
+    kind: &str,
+    source: &str,
+    target: BorrowedFd<'_>,
+    options: &str,
+) -> Result<()> {
+    use nix::mount::MsFlags;
+    let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+    nix::mount::mount(
+        Some(source),
+        path.as_str(),
+        Some(kind),
+        MsFlags::empty(),
+        Some(options),
+    )
+    .map_err(|errno| {
+        Error::new(
+            format!("mount({kind:?}, {options:?})"),
+            Errno::from_raw_os_error(errno as i32),
+        )
+    })
 }
 
 /// mount(2) of an overlay by one string of options: for kernels whose fsconfig cannot take them.

@@ -8,125 +8,11 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitIdStatus};
+use rustix::process::Pid;
 
+pub use super::child::{Child, Exit, open, signal_pidfd};
 use super::namespace::flag_names;
 use super::{Error, Result};
-
-/// A child process, named so that another with the same number is never meant.
-#[derive(Debug)]
-pub struct Child {
-    /// Its number as this process sees it.
-    pub pid: Pid,
-    /// Refers to this very process, for as long as it is open.
-    pub pidfd: OwnedFd,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// By `exit(2)` with this code.
-    Code(u8),
-    /// By this signal.
-    Signal(i32),
-}
-
-impl Exit {
-    /// The shell's and docker's number for it: the code, or 128 + the signal.
-    #[must_use]
-    pub fn code(self) -> u8 {
-        match self {
-            Exit::Code(code) => code,
-            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-        }
-    }
-}
-
-impl Child {
-    /// Waits for the end and takes the exit status.
-    ///
-    /// # Errors
-    /// waitid(2).
-    pub fn wait(&self) -> Result<Exit> {
-        use rustix::fd::AsFd as _;
-        loop {
-            let options = rustix::process::WaitIdOptions::EXITED;
-            match rustix::process::waitid(
-                rustix::process::WaitId::PidFd(self.pidfd.as_fd()),
-                options,
-            ) {
-                Ok(Some(status)) => return Ok(exit_of(&status)),
-                Ok(None) | Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(Error::new(
-                        format!("waitid(P_PIDFD, {})", self.pid.as_raw_nonzero()),
-                        errno,
-                    ));
-                }
-            }
-        }
-    }
-
-    /// Sends a signal by number; the process may be gone already.
-    ///
-    /// # Errors
-    /// `EINVAL` for a signal that does not exist, `EPERM`.
-    pub fn signal(&self, signal: i32) -> Result<()> {
-        signal_pidfd(&self.pidfd, signal)
-    }
-
-    /// Whether it has ended, without taking the exit status.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags};
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let now = rustix::time::Timespec::default();
-        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1..))
-    }
-
-    /// Kills it, if it still lives.
-    pub fn kill(&self) {
-        let _ = self.signal(libc::SIGKILL); // a process that is gone already is what was wanted
-    }
-}
-
-fn exit_of(status: &WaitIdStatus) -> Exit {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
-        (None, Some(signal)) => Exit::Signal(signal),
-        (None, None) => Exit::Code(u8::MAX),
-    }
-}
-
-/// pidfd_send_signal(2) with any signal number, real-time ones too; a process that is gone is no error.
-///
-/// # Errors
-/// The kernel's.
-pub fn signal_pidfd(pidfd: &OwnedFd, signal: i32) -> Result<()> {
-    // SAFETY: the descriptor is open for the whole call; a null siginfo asks for the kernel's own.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    match check(done) {
-        Ok(_) | Err(Errno::SRCH) => Ok(()),
-        Err(errno) => Err(Error::new(format!("pidfd_send_signal({signal})"), errno)),
-    }
-}
-
-/// pidfd_open(2).
-///
-/// # Errors
-/// The kernel's; `ENOSYS` before Linux 5.3.
-pub fn open(pid: Pid) -> Result<OwnedFd> {
-    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .map_err(|errno| Error::new("pidfd_open()", errno))
-}
 
 /// How many threads this process has.
 fn threads() -> usize {
@@ -148,6 +34,26 @@ pub fn fork() -> Result<Option<Child>> {
     // SAFETY: without CLONE_VM the child gets a copy of this memory and goes on behind this call; `pidfd` lives.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, ptr::from_mut(&mut pidfd), 0, 0) };
     child(pid, pidfd).map_err(|errno| Error::new("clone(CLONE_PIDFD)", errno))
+}
+
+/// A child that does nothing but keep a new user namespace; it waits to be killed.
+///
+/// # Errors
+/// clone3(2)'s.
+pub fn hold_user_namespace() -> Result<Child> {
+    #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
+    match clone_like_fork(libc::CLONE_NEWUSER as u64, None) {
+        Ok(Some(child)) => Ok(child),
+        Ok(None) => {
+            // SAFETY: prctl with plain numbers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+            loop {
+                // SAFETY: pause has no conditions.
+                unsafe { libc::pause() };
+            }
+        }
+        Err(errno) => Err(Error::new("clone3(CLONE_NEWUSER)", errno)),
+    }
 }
 
 /// What a clone's answer means: `None` in the child.
@@ -260,10 +166,14 @@ pub struct Sealed<'a> {
 /// Namespaces that exist already, as files of `/proc/PID/ns`.
 #[derive(Debug)]
 pub struct Enter<'a> {
-    /// The user namespace: it is joined first, and gives the right to join the others. None: ours does.
+    /// Those that belong to no user namespace below ours: joining `user` would take the right to join them away.
+    pub first: &'a [BorrowedFd<'a>],
+    /// The user namespace, which gives the right to join the others. None: ours does.
     pub user: Option<BorrowedFd<'a>>,
     /// The others, the mount namespace among them.
     pub others: &'a [BorrowedFd<'a>],
+    /// A mount namespace is among them: our own file is not to be found in it.
+    pub mounts: bool,
 }
 
 /// Starts this program anew in new namespaces, from a read-only mount of its own file.
@@ -385,16 +295,21 @@ impl ChildPlan<'_> {
 
     /// Joins, clones, and returns the clone's number; in the clone it does not return.
     fn guide(&self, enter: &Enter<'_>) -> std::result::Result<i32, Errno> {
-        let Some(user) = enter.user else {
+        if enter.user.is_none() && !enter.mounts && enter.first.is_empty() {
             return self.sibling(enter, None);
-        };
+        }
         // What runs inside may be root over the user namespace that is joined next. Until the exec, which
         // brings new memory, this process has the host's files and the caller's memory: nobody may look into it.
         // SAFETY: prctl with plain numbers.
         check(i64::from(unsafe {
             libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0)
         }))?;
-        join(user)?;
+        for namespace in enter.first {
+            join(*namespace)?;
+        }
+        if let Some(user) = enter.user {
+            join(user)?;
+        }
         // SAFETY: unshare with plain numbers.
         check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
         let file = self.sealed_mount().or_else(|_| sealed_copy())?;
@@ -812,7 +727,7 @@ fn as_fd(number: i64) -> std::result::Result<RawFd, Errno> {
 }
 
 /// The kernel's answer as a result: -1 means `errno`.
-fn check(answer: i64) -> std::result::Result<i64, Errno> {
+pub(super) fn check(answer: i64) -> std::result::Result<i64, Errno> {
     if answer == -1 {
         Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
     } else {

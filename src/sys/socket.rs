@@ -118,6 +118,21 @@ impl Channel {
     }
 }
 
+/// Sends some bytes, and a descriptor with them, to somebody who is none of ours.
+///
+/// # Errors
+/// sendmsg(2).
+pub fn send_with_fd(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> std::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let slices = [IoSlice::new(bytes)];
+    let sent = rustix::net::sendmsg(stream, &slices, &mut ancillary, SendFlags::NOSIGNAL)?;
+    let mut stream = stream;
+    stream.write_all(&bytes[sent..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

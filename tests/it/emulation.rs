@@ -22,9 +22,9 @@ fn with_ranges_it_is_off_and_can_be_had_for_ids_beyond_them() {
     home.rl("run --rm --root-emulation=basic busybox sh -c")
         .arg(script)
         .says("5:6\n0\n5:6");
-    home.rl("run --rm --root-emulation=full busybox true")
+    home.rl("run --rm --root-emulation=more busybox true")
         .fails(125)
-        .stderr_has("known are auto, basic and off");
+        .stderr_has("known are auto, basic, full and off");
 }
 
 /// Run as the user rl-nosub by scripts/test.

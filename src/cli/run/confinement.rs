@@ -60,10 +60,11 @@ fn root_emulation(text: Option<&str>) -> Result<RootEmulation, Fail> {
     match text {
         None | Some("auto") => Ok(RootEmulation::Auto),
         Some("basic") => Ok(RootEmulation::Basic),
+        Some("full") => Ok(RootEmulation::Full),
         Some("off") => Ok(RootEmulation::Off),
         Some(other) => Err(
             Fail::usage(format!("--root-emulation `{other}` is not known"))
-                .hint("known are auto, basic and off"),
+                .hint("known are auto, basic, full and off"),
         ),
     }
 }
@@ -238,6 +239,7 @@ mod tests {
                 ("", "Auto"),
                 ("--root-emulation auto", "Auto"),
                 ("--root-emulation=basic --privileged", "Basic"),
+                ("--root-emulation=full", "Full"),
                 ("--root-emulation off", "Off"),
                 (
                     "--root-emulation more",

@@ -508,7 +508,7 @@ pub struct RunArgs {
     pub rm: bool,
 
     /// What appears to succeed although the ids for it are missing: auto (default), basic (changes of owner, user and
-    /// groups, device nodes) or off
+    /// groups, device nodes), full (the same, and all of it is remembered) or off
     #[arg(long, value_name = "MODE")]
     pub root_emulation: Option<String>,
 

@@ -153,6 +153,7 @@ pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSp
         health: life::health(args)?,
         timeout_s: args.timeout,
         cgroup: cgroup(args)?,
+        oci: None,
     })
 }
 

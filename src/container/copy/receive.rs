@@ -19,6 +19,7 @@ use super::View;
 use crate::error::Fail;
 use crate::image::entries::{Entry, Extent, Kind, Reader};
 use crate::image::layer::{self, Ids, OVERRIDE, STEERING, clean, mode_of, split, times};
+use crate::stage::emulation::note::Note;
 use crate::sys;
 use crate::sys::fs::Root;
 
@@ -498,7 +499,18 @@ impl Receiver<'_> {
         rustix::fs::fchown(file, Some(uid), Some(gid))
             .map_err(|errno| self.failed("fchown", path, errno))?;
         if self.owners == Owners::Kept(Ids::Single) && (entry.uid, entry.gid) != (0, 0) {
-            let note = format!("{}:{}:0{:o}", entry.uid, entry.gid, entry.mode);
+            let id = |id: u64| u32::try_from(id).unwrap_or(0);
+            let note = Note {
+                uid: id(entry.uid),
+                gid: id(entry.gid),
+                device: None,
+            };
+            let kind = if entry.kind == Kind::Directory {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
+            };
+            let note = note.text(kind, entry.mode);
             if rustix::fs::fsetxattr(file, OVERRIDE, note.as_bytes(), XattrFlags::empty()).is_err()
             {
                 self.received.lost_owners += 1;

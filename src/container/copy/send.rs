@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{FileType, FsWord, Mode, OFlags, Stat};
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::View;
-use crate::container::diff::{self, Links};
+use crate::container::diff::{self, Known};
 use crate::container::tree::{self, Dir};
 use crate::error::Fail;
 use crate::image::pack::Writer;
@@ -53,7 +53,7 @@ pub struct Sent {
     pub sockets: u64,
 }
 
-/// Writes what is at `path` as an archive whose first entry is `name`.
+/// Writes what is at `path` as an archive whose first entry is `name`. `owners` are directories where owners of links are noted.
 ///
 /// # Errors
 /// `NotFound`, `Usage` for `file/`; the system's; the output's.
@@ -62,6 +62,7 @@ pub fn send(
     path: &Path,
     links: LastLink,
     name: &[u8],
+    owners: &[PathBuf],
     out: impl Write,
 ) -> Result<Sent> {
     let follow = match links {
@@ -84,7 +85,7 @@ pub fn send(
     }
     let mut sender = Sender {
         writer: Writer::new(std::io::BufWriter::with_capacity(128 << 10, out)),
-        links: Links::new(),
+        known: Known::of(owners)?,
         sent: Sent::default(),
     };
     sender
@@ -96,7 +97,7 @@ pub fn send(
 
 struct Sender<W: Write> {
     writer: Writer<W>,
-    links: Links,
+    known: Known,
     sent: Sent,
 }
 
@@ -115,7 +116,7 @@ impl<W: Write> Sender<W> {
             self.sent.sockets += 1;
             return Ok(());
         }
-        diff::write_file(&mut self.writer, &mut self.links, &fd, path)?;
+        diff::write_file(&mut self.writer, &mut self.known, &fd, path)?;
         if kind != FileType::Directory {
             return Ok(());
         }

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::entries::{Entry, Kind, Reader};
 use crate::error::Fail;
+use crate::stage::emulation::note::{self, Device, Note};
+use crate::stage::emulation::side::{Key, Side};
 use crate::sys;
 use crate::sys::fs::Root;
 
@@ -59,7 +61,7 @@ const OVERLAY_OPAQUE: &str = "user.overlay.opaque";
 /// The attribute of a file that stands for a deleted name, since Linux 6.7.
 const OVERLAY_WHITEOUT: &str = "user.overlay.whiteout";
 /// Where fuse-overlayfs and podman keep owner and mode, too.
-pub const OVERRIDE: &str = "user.containers.override_stat";
+pub const OVERRIDE: &str = note::NAME;
 /// Attributes that steer overlay file systems; none comes from a layer.
 pub const STEERING: [&[u8]; 4] = [
     b"user.overlay.",
@@ -72,12 +74,13 @@ const CACHED: usize = 32;
 /// How often a link that leads to nowhere may lead to another.
 const LINKS: u32 = 16;
 
-/// Unpacks the archive `input` into the empty directory `into`, and reads the input to its end.
+/// Unpacks the archive `input` into the empty directory `into`, and reads the input to its end. The second value are the
+/// owners of what takes no attributes, with `Ids::Single`.
 ///
 /// # Errors
 /// `Corrupt` for a damaged or impossible archive, RL-S04 for an owner that is not mapped, RL-F05 when
 /// the disk is full; the system's, with the entry's name.
-pub fn unpack(input: impl BufRead, into: &Root, ids: Ids) -> Result<Report> {
+pub fn unpack(input: impl BufRead, into: &Root, ids: Ids) -> Result<(Report, Side)> {
     let mut unpacker = Unpacker::new(into, ids)?;
     let mut reader = Reader::new(input);
     let mut entry = Entry::default();
@@ -94,7 +97,7 @@ pub fn unpack(input: impl BufRead, into: &Root, ids: Ids) -> Result<Report> {
         }
         rest.consume(count);
     }
-    Ok(unpacker.report)
+    Ok((unpacker.report, unpacker.side))
 }
 
 /// An error of the stream: a [`Fail`] that a reader put into it comes out as it was.
@@ -193,6 +196,8 @@ struct Unpacker<'r> {
     /// Whether the kernel lets us make the device 0:0; known after the first try.
     whiteout_nodes: bool,
     report: Report,
+    /// Owners of what takes no attributes.
+    side: Side,
 }
 
 impl<'r> Unpacker<'r> {
@@ -216,6 +221,7 @@ impl<'r> Unpacker<'r> {
             directories: Vec::new(),
             whiteout_nodes: true,
             report: Report::default(),
+            side: Side::default(),
         })
     }
 
@@ -236,6 +242,9 @@ impl<'r> Unpacker<'r> {
             Kind::Fifo => self.fifo(&path, entry),
             // Overlay's own sign for a deleted name; some tools leave it in their layers.
             Kind::CharDevice if entry.device == (0, 0) => self.hide(parent, name),
+            Kind::CharDevice | Kind::BlockDevice if self.ids == Ids::Single => {
+                self.device(&path, entry)
+            }
             Kind::CharDevice | Kind::BlockDevice => {
                 self.report.skipped_devices += 1;
                 Ok(())
@@ -732,14 +741,19 @@ impl<'r> Unpacker<'r> {
                     .map_err(|errno| self.chown_failed(path, entry, errno))
             }
             Ids::Single => {
-                if (entry.uid, entry.gid) == (0, 0) {
+                let Some(note) = self.noted(entry) else {
                     return Ok(());
-                }
-                let note = format!("{}:{}:0{:o}", entry.uid, entry.gid, entry.mode);
-                match rustix::fs::fsetxattr(file, OVERRIDE, note.as_bytes(), XattrFlags::empty()) {
+                };
+                let kind = if entry.kind == Kind::Directory {
+                    FileType::Directory
+                } else {
+                    FileType::RegularFile
+                };
+                let text = note.text(kind, entry.mode);
+                match rustix::fs::fsetxattr(file, OVERRIDE, text.as_bytes(), XattrFlags::empty()) {
                     Ok(()) => Ok(()),
                     Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {
-                        self.report.lost_owners += 1;
+                        self.note_aside(file, note);
                         Ok(())
                     }
                     Err(errno) => Err(self.failed("fsetxattr", path, errno)),
@@ -748,15 +762,64 @@ impl<'r> Unpacker<'r> {
         }
     }
 
+    /// What has to be remembered of this entry. An owner that no system has is lost.
+    fn noted(&mut self, entry: &Entry) -> Option<Note> {
+        let number = |id: u64| u32::try_from(id).ok();
+        let id = |id: u64| number(id).filter(|id| *id != u32::MAX);
+        let device = matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice).then_some(());
+        let device = device.and_then(|()| {
+            Some(Device {
+                is_block: entry.kind == Kind::BlockDevice,
+                number: (number(entry.device.0)?, number(entry.device.1)?),
+            })
+        });
+        let (Some(uid), Some(gid)) = (id(entry.uid), id(entry.gid)) else {
+            self.report.lost_owners += 1;
+            return None;
+        };
+        let note = Note { uid, gid, device };
+        (!note.is_plain()).then_some(note)
+    }
+
+    fn note_aside(&mut self, file: BorrowedFd<'_>, note: Note) {
+        let noted = Key::of(file, None).and_then(|key| self.side.remember(key, note));
+        if noted.is_err() {
+            self.report.lost_owners += 1;
+        }
+    }
+
+    /// An empty file stands for a device, and its note says which.
+    fn device(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let (parent, name) = split(path);
+        let parent = self.open_dir(parent)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let name = OsStr::from_bytes(name);
+        let file = self.make(parent.as_fd(), path, "openat", || {
+            rustix::fs::openat(&*parent, name, flags, mode_of(0o600))
+        })?;
+        self.owner(file.as_fd(), path, entry)?;
+        self.mode(file.as_fd(), path, entry.mode)?;
+        rustix::fs::futimens(&file, &times(entry.mtime))
+            .map_err(|errno| self.failed("futimens", path, errno))
+    }
+
     /// As [`Unpacker::owner`], for what cannot be opened: links and FIFOs, which take no attribute either.
     fn owner_at(&mut self, parent: BorrowedFd<'_>, path: &[u8], entry: &Entry) -> Result<()> {
+        let (_, name) = split(path);
         if self.ids == Ids::Single {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if let Some(note) = self.noted(entry) {
+                let file =
+                    rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::empty())
+                        .map_err(|errno| self.failed("openat", path, errno))?;
+                self.note_aside(file.as_fd(), note);
+            }
             return Ok(());
         }
         let Some((uid, gid)) = self.owner_to_set(path, entry)? else {
             return Ok(());
         };
-        let (_, name) = split(path);
         rustix::fs::chownat(
             parent,
             OsStr::from_bytes(name),

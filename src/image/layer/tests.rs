@@ -51,7 +51,7 @@ impl Place {
 
     fn unpack(&self, tar: &[u8]) -> Result<Report> {
         let root = Root::open_trusted(&self.path("")).unwrap();
-        unpack(tar, &root, Ids::Single)
+        unpack(tar, &root, Ids::Single).map(|(report, _)| report)
     }
 
     fn read(&self, name: &str) -> String {
@@ -338,7 +338,7 @@ fn modes_times_and_owners_are_kept() {
     );
     assert_eq!(
         place.xattr("d/file", OVERRIDE).as_deref(),
-        Some("1000:50:04750")
+        Some("1000:50:4750:file")
     );
     assert_eq!(
         place.xattr("d/file", "user.mine").as_deref(),
@@ -358,7 +358,7 @@ fn modes_times_and_owners_are_kept() {
 }
 
 #[test]
-fn devices_are_left_out_and_counted() {
+fn devices_and_owners_of_links_are_remembered() {
     let place = Place::new();
     let mut null = header(EntryType::Char, "dev/null", "", 0, 0o666);
     null.set_device_major(1).unwrap();
@@ -366,9 +366,22 @@ fn devices_are_left_out_and_counted() {
     null.set_cksum();
     let mut builder = Builder::new(Vec::new());
     builder.append(&null, &b""[..]).unwrap();
-    let report = place.unpack(&builder.into_inner().unwrap()).unwrap();
-    assert_eq!(report.skipped_devices, 1);
-    assert!(!place.path("dev/null").exists());
+    let mut link = header(SYM, "dev/link", "nowhere", 0, 0o777);
+    link.set_uid(7);
+    link.set_cksum();
+    builder.append(&link, &b""[..]).unwrap();
+    let root = Root::open_trusted(&place.path("")).unwrap();
+    let tar = builder.into_inner().unwrap();
+    let (report, side) = unpack(&tar[..], &root, Ids::Single).unwrap();
+    assert_eq!((report.skipped_devices, report.lost_owners), (0, 0));
+    let null = place.path("dev/null").metadata().unwrap();
+    assert!(null.is_file() && null.len() == 0 && null.mode() & 0o7777 == 0o666);
+    let note = place.xattr("dev/null", OVERRIDE);
+    assert_eq!(note.as_deref(), Some("0:0:0666:char-1-3"));
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    let opened = rustix::fs::open(place.path("dev/link"), flags, Mode::empty()).unwrap();
+    let found = side.find(Key::of(opened.as_fd(), None).unwrap()).unwrap();
+    assert_eq!((found.uid, found.gid), (7, 0));
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Inside {
     /// # Errors
     /// The system's.
     pub fn route(&mut self) -> Result<Netlink> {
-        self.socket(Wanted::Route).map(Netlink::from_fd)
+        self.socket(&Wanted::Route).map(Netlink::from_fd)
     }
 
     /// A socket for packet rules.
@@ -73,7 +73,7 @@ impl Inside {
     /// # Errors
     /// The system's.
     pub fn netfilter(&mut self) -> Result<Netlink> {
-        self.socket(Wanted::Netfilter).map(Netlink::from_fd)
+        self.socket(&Wanted::Netfilter).map(Netlink::from_fd)
     }
 
     /// A UDP and a TCP socket on the port for DNS.
@@ -82,8 +82,8 @@ impl Inside {
     /// The system's.
     pub fn dns(&mut self, address: IpAddr) -> Result<(UdpSocket, TcpListener)> {
         let at = SocketAddr::new(address, 53);
-        let datagrams = UdpSocket::from(self.socket(Wanted::Datagrams(at))?);
-        let connections = TcpListener::from(self.socket(Wanted::Connections(at))?);
+        let datagrams = UdpSocket::from(self.socket(&Wanted::Datagrams(at))?);
+        let connections = TcpListener::from(self.socket(&Wanted::Connections(at))?);
         datagrams.set_nonblocking(true)?;
         connections.set_nonblocking(true)?;
         Ok((datagrams, connections))
@@ -97,8 +97,8 @@ impl Inside {
         self.ask(&Wanted::Link(link.clone())).map(drop)
     }
 
-    fn socket(&mut self, wanted: Wanted) -> Result<OwnedFd> {
-        self.ask(&wanted)?
+    fn socket(&mut self, wanted: &Wanted) -> Result<OwnedFd> {
+        self.ask(wanted)?
             .ok_or_else(|| Fail::system("no socket came").into())
     }
 
@@ -122,12 +122,12 @@ impl Inside {
 
 impl Reach for Inside {
     fn connection(&mut self, to: SocketAddr) -> Result<TcpStream> {
-        self.socket(Wanted::To(Protocol::Tcp, to))
+        self.socket(&Wanted::To(Protocol::Tcp, to))
             .map(TcpStream::from)
     }
 
     fn datagrams(&mut self, to: SocketAddr) -> Result<UdpSocket> {
-        self.socket(Wanted::To(Protocol::Udp, to))
+        self.socket(&Wanted::To(Protocol::Udp, to))
             .map(UdpSocket::from)
     }
 }

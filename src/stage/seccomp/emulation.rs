@@ -1,12 +1,14 @@
 //! Root emulation: calls that need more ids than the container has appear to succeed.
 //!
 //! A filter of its own, so that it goes with any profile or none: see [`super::super::confine`] for the order. It looks
-//! at numbers only, remembers nothing, and leaves to the kernel whatever the kernel can do.
+//! at numbers only, remembers nothing, and leaves to the kernel whatever the kernel can do. In full, the calls of native
+//! programs that ask or say whose a file or a process is go to [`super::super::emulation`], which remembers.
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::bpf::{self, Case, Condition, Op, Run, Section, Verdict, Width};
-use super::{Abi, Filter, Machine, RET_ALLOW, RET_ERRNO, syscalls};
+use super::{Abi, Filter, Machine, RET_ALLOW, RET_ERRNO, RET_NOTIFY, syscalls};
 use crate::idmap::{Extent, Plan};
 
 /// The call is not made, and returns 0.
@@ -21,6 +23,9 @@ const LAST_SHORT: u32 = 0xfffe;
 const S_IFMT: u64 = 0o170_000;
 const S_IFCHR: u64 = 0o020_000;
 const S_IFBLK: u64 = 0o060_000;
+
+// linux/prctl.h
+const PR_SET_KEEPCAPS: u32 = 8;
 
 /// What a call is looked at for.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +67,66 @@ const CALLS: [(&str, &str, Kind); 23] = [
     ("setuid32", "CAP_SETUID", Kind::Ids(&[0], &[])),
 ];
 
+/// When a call goes to the process that remembers.
+#[derive(Debug, Clone, Copy)]
+enum Judged {
+    /// Whatever its arguments.
+    Always,
+    /// When the flags that are this argument ask for a new file.
+    Making(u32),
+    /// When root could make it: with this capability.
+    With(&'static str),
+    /// When its first argument is this.
+    For(u32),
+}
+
+/// The calls of native programs that go there.
+const JUDGED: [(&str, Judged); 43] = [
+    ("capset", Judged::Always),
+    ("chown", Judged::With("CAP_CHOWN")),
+    ("chroot", Judged::Always),
+    ("creat", Judged::Always),
+    ("execve", Judged::Always),
+    ("execveat", Judged::Always),
+    ("fchown", Judged::With("CAP_CHOWN")),
+    ("fchownat", Judged::With("CAP_CHOWN")),
+    ("flistxattr", Judged::Always),
+    ("fstat", Judged::Always),
+    ("getegid", Judged::Always),
+    ("geteuid", Judged::Always),
+    ("getgid", Judged::Always),
+    ("getgroups", Judged::Always),
+    ("getresgid", Judged::Always),
+    ("getresuid", Judged::Always),
+    ("getuid", Judged::Always),
+    ("lchown", Judged::With("CAP_CHOWN")),
+    ("listxattr", Judged::Always),
+    ("llistxattr", Judged::Always),
+    ("lstat", Judged::Always),
+    ("mkdir", Judged::Always),
+    ("mkdirat", Judged::Always),
+    ("mknod", Judged::With("CAP_MKNOD")),
+    ("mknodat", Judged::With("CAP_MKNOD")),
+    ("newfstatat", Judged::Always),
+    ("open", Judged::Making(1)),
+    ("openat", Judged::Making(2)),
+    ("openat2", Judged::Always),
+    ("prctl", Judged::For(PR_SET_KEEPCAPS)),
+    ("setfsgid", Judged::With("CAP_SETGID")),
+    ("setfsuid", Judged::With("CAP_SETUID")),
+    ("setgid", Judged::With("CAP_SETGID")),
+    ("setgroups", Judged::With("CAP_SETGID")),
+    ("setregid", Judged::With("CAP_SETGID")),
+    ("setresgid", Judged::With("CAP_SETGID")),
+    ("setresuid", Judged::With("CAP_SETUID")),
+    ("setreuid", Judged::With("CAP_SETUID")),
+    ("setuid", Judged::With("CAP_SETUID")),
+    ("stat", Judged::Always),
+    ("statx", Judged::Always),
+    ("symlink", Judged::Always),
+    ("symlinkat", Judged::Always),
+];
+
 /// Ids that a user namespace does not have, as first and last.
 type Gaps = Vec<(u32, u32)>;
 
@@ -72,6 +137,9 @@ pub struct Emulation {
     gids: Gaps,
     /// setgroups(2) is denied.
     no_groups: bool,
+    /// What is set is remembered.
+    #[serde(default)]
+    full: bool,
 }
 
 impl Emulation {
@@ -82,7 +150,20 @@ impl Emulation {
             uids: gaps(&plan.uids),
             gids: gaps(&plan.gids),
             no_groups: !plan.is_mapped(),
+            full: false,
         }
+    }
+
+    /// The same, and what is set is remembered.
+    #[must_use]
+    pub fn in_full(self) -> Self {
+        Self { full: true, ..self }
+    }
+
+    /// Whether a process remembers what is set.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Whether there is one id only, so that nobody else can be become.
@@ -111,19 +192,31 @@ impl Emulation {
             program: bpf::program(&sections, RET_ALLOW),
             log: false,
             spec_allow: true,
+            notifies: self.full,
+            // A call that was half made would be made again for any signal.
+            wait_killable: self.full,
         }
     }
 
     fn runs(&self, abi: Abi, capabilities: &[String]) -> Vec<Run<Verdict>> {
-        let mut calls: Vec<(u32, Verdict)> = CALLS
-            .iter()
-            .filter(|(_, capability, _)| capabilities.iter().any(|has| has == capability))
-            .filter_map(|(name, _, kind)| {
-                let is_short = number(abi, &format!("{name}32")).is_some();
-                let last = if is_short { LAST_SHORT } else { LAST };
-                Some((number(abi, name)?, self.verdict(*kind, last)?))
-            })
-            .collect();
+        let has = |capability: &str| capabilities.iter().any(|has| has == capability);
+        let mut calls: Vec<(u32, Verdict)> = if self.full && abi == abi.machine().native() {
+            JUDGED
+                .iter()
+                .filter(|(_, when)| !matches!(when, Judged::With(name) if !has(name)))
+                .filter_map(|(name, when)| Some((number(abi, name)?, judged(*when))))
+                .collect()
+        } else {
+            CALLS
+                .iter()
+                .filter(|(_, capability, _)| has(capability))
+                .filter_map(|(name, _, kind)| {
+                    let is_short = number(abi, &format!("{name}32")).is_some();
+                    let last = if is_short { LAST_SHORT } else { LAST };
+                    Some((number(abi, name)?, self.verdict(*kind, last)?))
+                })
+                .collect()
+        };
         calls.sort_unstable_by_key(|(number, _)| *number);
         let mut runs = Vec::new();
         let mut next = abi.first_number();
@@ -169,6 +262,30 @@ impl Emulation {
         // Ids, modes and devices have 32 bits on every ABI; the kernel drops what stands above.
         (!cases.is_empty()).then_some(Verdict::Cases(cases, Width::Half, RET_ALLOW))
     }
+}
+
+fn judged(when: Judged) -> Verdict {
+    let flags = match when {
+        Judged::Always | Judged::With(_) => return Verdict::Always(RET_NOTIFY),
+        Judged::For(value) => {
+            let only = Case {
+                conditions: vec![at(0, Op::Equal, value.into(), 0)],
+                action: RET_NOTIFY,
+            };
+            return Verdict::Cases(vec![only], Width::Half, RET_ALLOW);
+        }
+        Judged::Making(flags) => flags,
+    };
+    let making = [OFlags::CREATE, OFlags::TMPFILE].map(|flag| Case {
+        conditions: vec![at(
+            flags,
+            Op::MaskedEqual,
+            flag.bits().into(),
+            flag.bits().into(),
+        )],
+        action: RET_NOTIFY,
+    });
+    Verdict::Cases(making.to_vec(), Width::Half, RET_ALLOW)
 }
 
 fn pretended<const N: usize>(conditions: [Condition; N]) -> Case {

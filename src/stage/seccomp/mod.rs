@@ -48,6 +48,7 @@ const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const RET_KILL_THREAD: u32 = 0;
 const RET_TRAP: u32 = 0x0003_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
+const RET_NOTIFY: u32 = 0x7fc0_0000;
 const RET_TRACE: u32 = 0x7ff0_0000;
 const RET_LOG: u32 = 0x7ffc_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
@@ -69,6 +70,8 @@ pub struct Target<'a> {
     pub capabilities: &'a [String],
     /// The kernel's version and patch level, such as (6, 1).
     pub kernel: (u32, u32),
+    /// Somebody answers what the filter asks: `SCMP_ACT_NOTIFY` is allowed.
+    pub answered: bool,
 }
 
 /// A processor that containers run on.
@@ -113,6 +116,10 @@ pub struct Filter {
     pub log: bool,
     /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW`: no speculation barrier, which costs speed on old kernels.
     pub spec_allow: bool,
+    /// It asks somebody: there is a `SCMP_ACT_NOTIFY` in it.
+    pub notifies: bool,
+    /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`: who waits for an answer can only be killed.
+    pub wait_killable: bool,
 }
 
 /// A way to enter the kernel. The discriminant is the column of [`syscalls::TABLE`].
@@ -204,6 +211,15 @@ const ELSEWHERE: [&str; 18] = [
     "SCMP_ARCH_SH",
     "SCMP_ARCH_SHEB",
 ];
+
+/// Every architecture that a profile may name, sorted.
+#[must_use]
+pub fn known_architectures() -> Vec<&'static str> {
+    let here = Abi::ALL.into_iter().map(Abi::name);
+    let mut all: Vec<&str> = here.chain(ELSEWHERE).collect();
+    all.sort_unstable();
+    all
+}
 
 /// A string of a profile, borrowed from its text unless it has escapes.
 #[derive(Debug, Deserialize)]
@@ -302,6 +318,8 @@ pub fn default_filter(target: &Target<'_>) -> Result<Filter, Fail> {
         program: unpacked.collect(),
         log: false,
         spec_allow: true,
+        notifies: false,
+        wait_killable: false,
     })
 }
 
@@ -314,8 +332,12 @@ pub fn default_filter(target: &Target<'_>) -> Result<Filter, Fail> {
 pub fn compile(json: &str, target: &Target<'_>) -> Result<Filter, Fail> {
     let profile: Profile<'_> = serde_json::from_str(json)
         .map_err(|error| Fail::usage(format!("the seccomp profile cannot be read: {error}")))?;
-    let default = action(&profile.default_action.0, profile.default_errno_ret)?;
-    let (log, spec_allow) = flags(&profile)?;
+    let default = action(
+        &profile.default_action.0,
+        profile.default_errno_ret,
+        target.answered,
+    )?;
+    let (log, spec_allow, wait_killable) = flags(&profile)?;
     let abis = abis(&profile, target.machine)?;
     let rules = chosen(&profile, target)?;
 
@@ -343,14 +365,17 @@ pub fn compile(json: &str, target: &Target<'_>) -> Result<Filter, Fail> {
         ))
         .hint("use fewer rules that look at arguments"));
     }
+    let notifies = default == RET_NOTIFY || rules.iter().any(|rule| rule.action == RET_NOTIFY);
     Ok(Filter {
         program,
         log,
         spec_allow,
+        notifies,
+        wait_killable: wait_killable && notifies,
     })
 }
 
-fn action(name: &str, data: Option<u32>) -> Result<u32, Fail> {
+fn action(name: &str, data: Option<u32>, answered: bool) -> Result<u32, Fail> {
     let data = data.unwrap_or(EPERM) & RET_DATA;
     Ok(match name {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => RET_KILL_THREAD,
@@ -360,6 +385,7 @@ fn action(name: &str, data: Option<u32>) -> Result<u32, Fail> {
         "SCMP_ACT_TRACE" => RET_TRACE | data,
         "SCMP_ACT_LOG" => RET_LOG,
         "SCMP_ACT_ALLOW" => RET_ALLOW,
+        "SCMP_ACT_NOTIFY" if answered => RET_NOTIFY,
         "SCMP_ACT_NOTIFY" => {
             return Err(Fail::unsupported(
                 "the seccomp profile uses SCMP_ACT_NOTIFY, which needs an agent that answers, and `rl` has none",
@@ -375,17 +401,19 @@ fn action(name: &str, data: Option<u32>) -> Result<u32, Fail> {
     })
 }
 
-fn flags(profile: &Profile<'_>) -> Result<(bool, bool), Fail> {
+/// Whether to log, to allow speculation, to wait killably.
+fn flags(profile: &Profile<'_>) -> Result<(bool, bool, bool), Fail> {
     let Some(flags) = &profile.flags else {
-        return Ok((false, true));
+        return Ok((false, true, false));
     };
-    let (mut log, mut spec_allow) = (false, false);
+    let (mut log, mut spec_allow, mut wait_killable) = (false, false, false);
     for flag in flags {
         match &*flag.0 {
             "SECCOMP_FILTER_FLAG_LOG" => log = true,
             "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => spec_allow = true,
-            // One thread loads the filter, and waiting matters to NOTIFY only.
-            "SECCOMP_FILTER_FLAG_TSYNC" | "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => {}
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => wait_killable = true,
+            // One thread loads the filter.
+            "SECCOMP_FILTER_FLAG_TSYNC" => {}
             unknown => {
                 return Err(Fail::usage(format!(
                     "the seccomp profile has the unknown flag `{unknown}`"
@@ -393,7 +421,7 @@ fn flags(profile: &Profile<'_>) -> Result<(bool, bool), Fail> {
             }
         }
     }
-    Ok((log, spec_allow))
+    Ok((log, spec_allow, wait_killable))
 }
 
 /// The native ABI first, then those that the profile adds and this machine has.
@@ -434,7 +462,7 @@ fn abis(profile: &Profile<'_>, machine: Machine) -> Result<Vec<Abi>, Fail> {
 fn chosen(profile: &Profile<'_>, target: &Target<'_>) -> Result<Vec<Chosen<'static>>, Fail> {
     let mut chosen = Vec::new();
     for rule in profile.syscalls.iter().flatten() {
-        let action = action(&rule.action.0, rule.errno_ret)?;
+        let action = action(&rule.action.0, rule.errno_ret, target.answered)?;
         let conditions = rule.args.iter().flatten().map(condition);
         let conditions: Vec<Condition> = conditions.collect::<Result<_, _>>()?;
         if !applies(rule, target)? {

@@ -7,6 +7,7 @@ use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
 };
 use proptest::prelude::*;
+use rustix::fs::OFlags;
 
 use super::emulation::Emulation;
 use super::*;
@@ -79,6 +80,7 @@ fn target(capabilities: &[String], machine: Machine) -> Target<'_> {
         machine,
         capabilities,
         kernel: (6, 1),
+        answered: false,
     }
 }
 
@@ -425,6 +427,7 @@ fn a_prebuilt_filter_is_taken_only_where_it_is_the_same() {
                 machine,
                 capabilities: &caps,
                 kernel,
+                answered: false,
             };
             assert_eq!(
                 default_filter(&target).unwrap(),
@@ -743,6 +746,61 @@ fn what_needs_other_ids_is_pretended_and_the_rest_is_left_to_the_kernel() {
         assert_eq!(emulated(&one, every, name, &args), Some(0), "{name}");
         assert_eq!(emulated(&one, without, name, &args), None, "{name}");
     }
+}
+
+#[test]
+fn in_full_calls_of_native_programs_are_judged_and_those_of_others_pretended() {
+    let full = Emulation::of(&plan(&[(0, 1)], How::Single)).in_full();
+    let every = "CAP_CHOWN CAP_MKNOD CAP_SETGID CAP_SETUID";
+    let filter = full.filter(Machine::X86_64, &strings(every));
+    assert!(filter.listener && filter.program.len() < MAX_INSTRUCTIONS);
+    let answer = |abi: Abi, name: &str, args: [u64; 3]| {
+        let row = syscalls::TABLE.iter().find(|row| row.0 == name).unwrap();
+        let [a, b, c] = args;
+        let call = Call {
+            number: abi.number(row).unwrap(),
+            arch: abi.audit_arch(),
+            args: [a, b, c, 0, 0, 0],
+        };
+        run(&filter.program, &call).0
+    };
+    let (read, make) = (0, u64::from(OFlags::CREATE.bits()));
+    let directory = u64::from(OFlags::DIRECTORY.bits());
+    let nameless = u64::from(OFlags::TMPFILE.bits());
+    for (name, args, expected) in [
+        ("stat", [8, 8, 0], RET_USER_NOTIF),
+        ("statx", [0, 8, 0], RET_USER_NOTIF),
+        ("chown", [8, 0, 0], RET_USER_NOTIF),
+        ("getuid", [0; 3], RET_USER_NOTIF),
+        ("open", [8, read, 0], RET_ALLOW),
+        ("open", [8, make, 0], RET_USER_NOTIF),
+        ("openat", [3, 8, directory], RET_ALLOW),
+        ("openat", [3, 8, make | 1], RET_USER_NOTIF),
+        ("openat", [3, 8, nameless | 1], RET_USER_NOTIF),
+        ("prctl", [8, 1, 0], RET_USER_NOTIF),
+        ("prctl", [15, 8, 0], RET_ALLOW),
+        ("read", [3, 8, 8], RET_ALLOW),
+        ("chmod", [8, 0o4755, 0], RET_ALLOW),
+    ] {
+        assert_eq!(
+            answer(Abi::X86_64, name, args),
+            expected,
+            "{name} {args:x?}"
+        );
+    }
+    for abi in [Abi::I386, Abi::X32] {
+        assert_eq!(answer(abi, "chown", [8, 5, 5]), RET_ERRNO);
+        assert_eq!(answer(abi, "chown", [8, 0, 0]), RET_ALLOW);
+        assert_eq!(answer(abi, "stat", [8, 8, 0]), RET_ALLOW);
+        assert_eq!(answer(abi, "setuid", [5, 0, 0]), RET_ERRNO);
+    }
+    let without = full.filter(Machine::X86_64, &strings("CAP_MKNOD"));
+    let chown = Call {
+        number: 92,
+        arch: Abi::X86_64.audit_arch(),
+        args: [8, 5, 5, 0, 0, 0],
+    };
+    assert_eq!(run(&without.program, &chown).0, RET_ALLOW);
 }
 
 #[test]

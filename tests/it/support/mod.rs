@@ -1,5 +1,6 @@
 //! A fresh home for each test, `rl` (or podman) run in it, and what it said.
 
+pub mod bundle;
 pub mod host;
 pub mod image;
 pub mod pty;

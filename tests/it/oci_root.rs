@@ -1,0 +1,171 @@
+//! What only root can start: containerd with `rl` in runc's place. `scripts/test-oci` runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::support::bundle::{is_root, rootfs};
+use crate::support::host::Need;
+use crate::support::wait_for;
+
+/// A containerd of our own, on a private socket.
+struct Containerd {
+    dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Containerd {
+    fn start() -> Self {
+        let parent = std::env::var_os("RL_TEST_HOMES").unwrap_or_else(|| "/var/tmp".into());
+        let dir = tempfile::Builder::new()
+            .prefix("c.")
+            .tempdir_in(parent)
+            .unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{}\"\n[ttrpc]\naddress = \"{}\"\n",
+            at("root"),
+            at("state"),
+            at("sock"),
+            at("ttrpc"),
+        );
+        std::fs::write(dir.path().join("config.toml"), config).unwrap();
+        rootfs(&dir.path().join("rootfs"));
+        std::os::unix::fs::symlink(crate::support::rl_binary(), dir.path().join("runc")).unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new("containerd")
+            .args(["-c", &at("config.toml")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let daemon = Self { dir, child };
+        wait_for("containerd", || {
+            daemon.ctr(&["version"]).status.success().then_some(())
+        });
+        daemon
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn ctr(&self, words: &[&str]) -> Output {
+        Command::new("ctr")
+            .arg("-a")
+            .arg(self.path("sock"))
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn run(&self, options: &[&str], id: &str, command: &[&str]) -> Output {
+        let (runc, root) = (self.path("runc"), self.path("rootfs"));
+        let mut words = vec![
+            "run",
+            "--runtime",
+            "io.containerd.runc.v2",
+            "--runc-binary",
+            runc.to_str().unwrap(),
+        ];
+        words.extend(options);
+        words.extend(["--env", "PATH=/bin", "--rootfs", root.to_str().unwrap(), id]);
+        words.extend(command);
+        self.ctr(&words)
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().to_owned()
+}
+
+#[test]
+fn containerd_runs_executes_pauses_and_kills() {
+    if !is_root() {
+        return; // scripts/nextest.toml leaves these out for ordinary users
+    }
+    needs!(
+        Need::Program("containerd"),
+        Need::Program("ctr"),
+        Need::Program("busybox")
+    );
+    let daemon = Containerd::start();
+    let done = daemon.run(&["--rm"], "one", &["sh", "-c", "echo hello; exit 4"]);
+    assert_eq!(
+        (done.status.code(), text(&done.stdout).as_str()),
+        (Some(4), "hello"),
+        "{done:?}"
+    );
+    let done = daemon.run(&["--rm"], "two", &["nosuch"]);
+    assert!(
+        text(&done.stderr).contains("executable file not found in $PATH"),
+        "{done:?}"
+    );
+    let done = daemon.run(
+        &["--rm", "--privileged"],
+        "three",
+        &["grep", "CapEff", "/proc/self/status"],
+    );
+    assert!(done.status.success(), "{done:?}");
+    let done = daemon.run(
+        &["--rm", "--seccomp"],
+        "four",
+        &["grep", "Seccomp:", "/proc/self/status"],
+    );
+    assert_eq!(text(&done.stdout), "Seccomp:\t2", "{done:?}");
+
+    let long = daemon.run(&["-d"], "long", &["sleep", "1000"]);
+    assert!(long.status.success(), "{long:?}");
+    let state = || {
+        let listed = daemon.ctr(&["task", "ls"]);
+        let listed = text(&listed.stdout);
+        let line = listed
+            .lines()
+            .find(|line| line.starts_with("long"))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .last()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert_eq!(state(), "RUNNING");
+    let done = daemon.ctr(&[
+        "task",
+        "exec",
+        "--exec-id",
+        "e",
+        "long",
+        "sh",
+        "-c",
+        "echo in; exit 5",
+    ]);
+    assert_eq!(
+        (done.status.code(), text(&done.stdout).as_str()),
+        (Some(5), "in"),
+        "{done:?}"
+    );
+    assert!(daemon.ctr(&["task", "pause", "long"]).status.success());
+    assert_eq!(state(), "PAUSED");
+    assert!(daemon.ctr(&["task", "resume", "long"]).status.success());
+    assert_eq!(state(), "RUNNING");
+    assert!(daemon.ctr(&["task", "metrics", "long"]).status.success());
+    assert!(
+        daemon
+            .ctr(&["task", "kill", "-s", "SIGKILL", "long"])
+            .status
+            .success()
+    );
+    wait_for("its end", || (state() == "STOPPED").then_some(()));
+    daemon.ctr(&["task", "rm", "long"]);
+    assert!(daemon.ctr(&["container", "rm", "long"]).status.success());
+    let group = Path::new("/sys/fs/cgroup/default");
+    assert!(!group.exists(), "{} is left", group.display());
+}
