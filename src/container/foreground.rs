@@ -78,8 +78,9 @@ fn run_in(
     }
     let watched = running.helper().map(Uplink::watch).transpose();
     let lose_network = &mut || {
-        if let Some(helper) = running.helper() {
-            lose(record, helper, say);
+        let helper = running.helper();
+        if let Some((who, why)) = helper.and_then(|one| one.lost(&running.child.pidfd)) {
+            lose(record, who, why, say);
         }
     };
     let result = note(record, &running, group).and_then(|()| {
@@ -142,8 +143,7 @@ fn write(record: &Record, state: &State) -> Result<()> {
 }
 
 /// The container goes on without a network; who looks at it is told.
-fn lose(record: &Record, helper: &Uplink, say: &mut dyn FnMut(&str)) {
-    let (who, why) = helper.lost();
+fn lose(record: &Record, who: &str, why: String, say: &mut dyn FnMut(&str)) {
     say(&why);
     let noted = State::read(&record.dir()).and_then(|mut state| {
         state.error = Some(why);

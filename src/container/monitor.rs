@@ -502,16 +502,16 @@ impl Monitor {
             }
             if happened.contains_key(&Source::Helper) {
                 streams.helper = None;
-                if let Some(helper) = running.helper() {
-                    self.lose_network(helper);
+                let helper = running.helper();
+                if let Some((who, why)) = helper.and_then(|one| one.lost(&running.child.pidfd)) {
+                    self.lose_network(who, why);
                 }
             }
         }
     }
 
     /// The container goes on without a network; who looks at it is told, and a restart heals it.
-    fn lose_network(&mut self, helper: &Uplink) {
-        let (who, why) = helper.lost();
+    fn lose_network(&mut self, who: &str, why: String) {
         self.state.error = Some(why);
         self.state.ports.clear();
         self.note();

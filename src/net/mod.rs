@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags};
+use rustix::time::Timespec;
 
 use crate::error::Fail;
 use crate::idmap::find_program;
@@ -363,6 +364,9 @@ pub struct Uplink {
     doors: Option<Child>,
 }
 
+/// How long the end of a program may take after its namespaces have gone.
+const ENDING: Duration = Duration::from_millis(500);
+
 /// What ends sooner has not come up.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
@@ -470,14 +474,20 @@ impl Uplink {
         Ok(both)
     }
 
-    /// Who has ended while the container runs, and what is to be said of it. The next start waits for the helper again, and takes
-    /// another one if it fails.
+    /// Who has ended while `program` runs, and what is to be said of it. The next start waits for the helper again, and takes
+    /// another one if it fails. None when the program ends, too: its namespaces go a moment before it does (`do_exit()` in the
+    /// kernel), and a helper that has just begun finds none.
     #[must_use]
-    pub fn lost(&self) -> (&'static str, String) {
+    pub fn lost(&self, program: &OwnedFd) -> Option<(&'static str, String)> {
+        let mut fds = [PollFd::new(program, PollFlags::IN)];
+        let ended = rustix::event::poll(&mut fds, Timespec::try_from(ENDING).ok().as_ref());
+        if matches!(ended, Ok(1..)) {
+            return None;
+        }
         let is_doors = self.doors.as_ref().is_some_and(Child::has_ended);
         if is_doors && !self.child.has_ended() {
             let why = "the process for published ports has ended: they are closed until a restart";
-            return ("rl:[ports]", why.to_owned());
+            return Some(("rl:[ports]", why.to_owned()));
         }
         let is_late = self.ahead && self.since.elapsed() < AT_ONCE;
         let standing = if is_late {
@@ -494,7 +504,7 @@ impl Uplink {
             "{} has ended{said}: there is no network until a restart",
             self.name
         );
-        (self.name, why)
+        Some((self.name, why))
     }
 
     /// Its own words, in one line.

@@ -596,7 +596,7 @@ impl<'a> Server<'a> {
             return Ok(());
         };
         // Nobody is at a terminal here. That it failed is noted: the next one is waited for, and passed over if it fails too.
-        let _ = uplink.lost();
+        let _ = uplink.lost(&self.inside.child.pidfd);
         let was_ahead = uplink.ahead;
         uplink.stop();
         for interface in &self.opened {

@@ -753,7 +753,7 @@ fn in_full_calls_of_native_programs_are_judged_and_those_of_others_pretended() {
     let full = Emulation::of(&plan(&[(0, 1)], How::Single)).in_full();
     let every = "CAP_CHOWN CAP_MKNOD CAP_SETGID CAP_SETUID";
     let filter = full.filter(Machine::X86_64, &strings(every));
-    assert!(filter.listener && filter.program.len() < MAX_INSTRUCTIONS);
+    assert!(filter.notifies && filter.program.len() < MAX_INSTRUCTIONS);
     let answer = |abi: Abi, name: &str, args: [u64; 3]| {
         let row = syscalls::TABLE.iter().find(|row| row.0 == name).unwrap();
         let [a, b, c] = args;
@@ -768,16 +768,16 @@ fn in_full_calls_of_native_programs_are_judged_and_those_of_others_pretended() {
     let directory = u64::from(OFlags::DIRECTORY.bits());
     let nameless = u64::from(OFlags::TMPFILE.bits());
     for (name, args, expected) in [
-        ("stat", [8, 8, 0], RET_USER_NOTIF),
-        ("statx", [0, 8, 0], RET_USER_NOTIF),
-        ("chown", [8, 0, 0], RET_USER_NOTIF),
-        ("getuid", [0; 3], RET_USER_NOTIF),
+        ("stat", [8, 8, 0], RET_NOTIFY),
+        ("statx", [0, 8, 0], RET_NOTIFY),
+        ("chown", [8, 0, 0], RET_NOTIFY),
+        ("getuid", [0; 3], RET_NOTIFY),
         ("open", [8, read, 0], RET_ALLOW),
-        ("open", [8, make, 0], RET_USER_NOTIF),
+        ("open", [8, make, 0], RET_NOTIFY),
         ("openat", [3, 8, directory], RET_ALLOW),
-        ("openat", [3, 8, make | 1], RET_USER_NOTIF),
-        ("openat", [3, 8, nameless | 1], RET_USER_NOTIF),
-        ("prctl", [8, 1, 0], RET_USER_NOTIF),
+        ("openat", [3, 8, make | 1], RET_NOTIFY),
+        ("openat", [3, 8, nameless | 1], RET_NOTIFY),
+        ("prctl", [8, 1, 0], RET_NOTIFY),
         ("prctl", [15, 8, 0], RET_ALLOW),
         ("read", [3, 8, 8], RET_ALLOW),
         ("chmod", [8, 0o4755, 0], RET_ALLOW),
