@@ -593,12 +593,14 @@ fn usage(error: &clap::Error, words: &[OsString]) -> anyhow::Error {
         match line.strip_prefix("tip: ") {
             // `--` would only make it the image's name.
             Some(tip) if tip.contains("use `-- ") => {}
-            Some(tip) => tips.push(
-                tip.replace("a similar argument exists:", "did you mean")
-                    .replace("a similar subcommand exists:", "did you mean")
-                    .replace("a similar value exists:", "did you mean")
-                    + "?",
-            ),
+            Some(tip) => tips.push(match tip.split_once(" exist") {
+                // Of several the last is the most similar.
+                Some((what, list)) if what.contains("similar") => {
+                    let nearest = list.rsplit([',', ':']).next().unwrap_or(list);
+                    format!("did you mean {}?", nearest.trim())
+                }
+                Some(_) | None => format!("{tip}?"),
+            }),
             None if line.is_empty() => {}
             None => {
                 message.push(' ');

@@ -65,7 +65,9 @@ fn suspects(code: Option<&str>, text: &str) -> Option<(&'static str, &'static [&
             "RL-F02" | "RL-F05" => Some(STORE),
             "RL-F04" | "RL-F06" => Some(FUSE),
             "RL-R01" | "RL-R02" => Some(SESSION),
-            "RL-C01" | "RL-C02" | "RL-C03" => Some(CGROUP),
+            // With groups of version 1 the others follow from that.
+            "RL-C01" => Some(("cgroup", &["RL-C01"])),
+            "RL-C02" | "RL-C03" => Some(CGROUP),
             "RL-N01" | "RL-N02" => Some(UPLINK),
             "RL-K06" => Some(KERNEL),
             _ => None, // it is not about the machine, or no probe knows more

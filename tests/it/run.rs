@@ -417,7 +417,11 @@ fn cidfile_and_pidfile_are_written() {
             .ok()
             .filter(|text| !text.is_empty())
     });
-    let comm = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap();
+    // For a moment it has none, while the shell becomes `cat`.
+    let comm = wait_for("a command line", || {
+        let text = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap();
+        (!text.is_empty()).then_some(text)
+    });
     assert!(
         comm.starts_with("cat\0") || comm.starts_with("sh\0-c\0"),
         "`{comm}`"
