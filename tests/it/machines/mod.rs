@@ -93,7 +93,7 @@ macro_rules! rows {
 
 rows! {
     nothing_is_missing
-    no_ranges
+    without_ranges
     no_newuidmap
     neither_ranges_nor_any_helper
     no_new_privs

@@ -183,7 +183,7 @@ pub const HOST: &[Row] = &[
         cells: &[],
     },
     Row {
-        name: "no_ranges",
+        name: "without_ranges",
         missing: "subordinate ids",
         made: &["--no-ids"],
         before: "",
