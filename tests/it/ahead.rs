@@ -164,4 +164,5 @@ fn a_restart_heals_a_network_that_was_lost_behind_its_interface() {
     home.rl("exec d timeout 10 wget -q -O -")
         .arg(format!("http://{host}/"))
         .says("hello from the test host");
+    home.rl("rm -f d").ok();
 }

@@ -190,6 +190,24 @@ impl Podman<'_> {
     }
 }
 
+impl Podman<'_> {
+    /// Podman keeps its user namespace by a process that waits.
+    fn end(&self) {
+        let name = Path::new(self.runtime).file_name().unwrap();
+        let places = [
+            self.home.join("tmp").join(name),
+            self.home.join("run/libpod/tmp"),
+        ];
+        for place in places {
+            let text = std::fs::read_to_string(place.join("pause.pid")).unwrap_or_default();
+            if let Ok(pid) = text.trim().parse() {
+                let pid = nix::unistd::Pid::from_raw(pid);
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 #[test]
 fn podman_does_the_same_with_rl_as_with_crun() {
     needs!(
@@ -249,6 +267,7 @@ fn podman_does_the_same_with_rl_as_with_crun() {
     }
     for podman in [&rl, &crun] {
         podman.call("rm -fa -t 0");
+        podman.end();
     }
     let _ = Command::new("unshare")
         .args(["--map-auto", "--map-root-user", "rm", "-rf"])
