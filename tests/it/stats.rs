@@ -260,6 +260,8 @@ fn the_screen_sorts_by_keys_and_gives_the_terminal_back() {
     terminal.type_in("q");
     assert_eq!(terminal.wait().code(), Some(0));
     assert!(!terminal.is_raw());
+    // What it wrote last may still be on its way to us.
+    terminal.wait_for("\u{1b}[?1049l");
     assert!(terminal.screen().ends_with("\u{1b}[?1049l"));
 
     for (signal, code) in [

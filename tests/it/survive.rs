@@ -467,8 +467,8 @@ fn on_a_full_disk_a_container_goes_on() {
     home.set("RL_ROOT", &store);
     home.load_busybox();
     // It works in memory of its own, so that only the log and our own files feel the disk.
-    let script = "yes 0123456789abcde | head -c 20000000; echo over >&2; \
-                  trap 'exit 7' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'exit 7' TERM; yes 0123456789abcde | head -c 20000000; echo over >&2; \
+                  while :; do sleep 0.05; done";
     let id = home
         .rl("run -d --network none --name c busybox sh -c")
         .arg(script)
