@@ -57,8 +57,9 @@ pub fn run(host: &mut Host, order: &Order, oci: &Oci, listener: Option<OwnedFd>)
     if !oci.no_new_keyring {
         new_keyring(host, spec)?;
     }
-    // An outer container may forbid it: the files inside have the name.
-    let _ = init::name_host(order)?;
+    if let Some(line) = init::name_host(order)? {
+        host.say(&ToHost::Notice(line), None)?;
+    }
     if order.raise_loopback {
         sys::net::raise_loopback()?;
     }
