@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
 use crate::spec::UserNs;
+use crate::sys::schedule;
 
 /// One line of an id map: `count` ids from `inner` on are `host` and following. Source: user_namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -530,7 +532,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// What the helper said, or the kernel's answer to the write.
-pub fn apply(pid: rustix::process::Pid, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
+pub fn apply(pid: Pid, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
     let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
     match plan.how {
         How::Helpers => {
@@ -567,7 +569,7 @@ fn lines(extents: &[Extent]) -> String {
 }
 
 /// Both programs side by side: each costs a process start.
-fn run_helpers(pid: rustix::process::Pid, plan: &Plan, helpers: &Helpers) -> Result<()> {
+fn run_helpers(pid: Pid, plan: &Plan, helpers: &Helpers) -> Result<()> {
     let start = |program: &Path, extents: &[Extent]| {
         let numbers = extents
             .iter()
@@ -583,7 +585,14 @@ fn run_helpers(pid: rustix::process::Pid, plan: &Plan, helpers: &Helpers) -> Res
             .with_context(|| format!("starting {}", program.display()))
     };
     let uid_child = start(&helpers.newuidmap, &plan.uids)?;
+    let everywhere = schedule::to_the_other();
     let gid_child = start(&helpers.newgidmap, &plan.gids);
+    if let Some(set) = everywhere {
+        schedule::anywhere(None, &set);
+        if let Ok(child) = &gid_child {
+            schedule::anywhere(Some(Pid::from_child(child)), &set);
+        }
+    }
     let uid_done = uid_child
         .wait_with_output()
         .context("waiting for newuidmap")?;

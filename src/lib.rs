@@ -5,6 +5,9 @@
 #[allow(unsafe_code, reason = "the one place for it")]
 mod sys;
 
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 mod error;
 
 mod idmap;

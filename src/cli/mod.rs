@@ -49,7 +49,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{ArgAction, CommandFactory as _, FromArgMatches as _};
+use clap::{ArgAction, Args as _, CommandFactory as _, FromArgMatches as _};
 
 use crate::error::{self, Fail};
 use crate::paths::Store;
@@ -66,13 +66,21 @@ const CLOSED_PIPE: u8 = 141;
     arg_required_else_help = true
 )]
 pub struct Cli {
-    /// Keep images and containers below this directory
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
+    /// What every verb has.
+    #[command(flatten)]
+    pub shared: Shared,
 
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Flags before the verb.
+#[derive(Debug, clap::Args)]
+pub struct Shared {
+    /// Keep images and containers below this directory
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
 }
 
 /// The verbs.
@@ -404,7 +412,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
 /// What went wrong, with what this machine has to do with it. A failed `doctor` has said that itself.
 fn explained(error: &anyhow::Error, words: &[OsString]) -> String {
     let store = match parse(words) {
-        Ok(Parsed::Cli(cli)) => Store::locate(cli.root).ok(),
+        Ok(Parsed::Cli(cli)) => Store::locate(cli.shared.root).ok(),
         Ok(Parsed::Text(_)) | Err(_) => None,
     };
     let found = store.and_then(|store| crate::doctor::look_again(&error::flatten(error), &store));
@@ -428,7 +436,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     use VolumeCommand as V;
     use inspect::Kind;
     let store = || {
-        let store = Store::locate(cli.root.clone())?;
+        let store = Store::locate(cli.shared.root.clone())?;
         // Once, when it is about to be made.
         if let Some(why) = store.instead().filter(|_| !store.root().exists()) {
             let code = why.code.as_deref().unwrap_or_default();
@@ -542,6 +550,49 @@ pub enum Parsed {
 /// # Errors
 /// Clap's, for what cannot be read.
 pub fn parse(words: &[OsString]) -> Result<Parsed, clap::Error> {
+    match alone(words) {
+        Some(cli) => Ok(Parsed::Cli(Box::new(cli))),
+        None => parse_in_tree(words),
+    }
+}
+
+/// How a verb takes its flags.
+type Augment = fn(clap::Command) -> clap::Command;
+
+/// Verbs that people and scripts wait for.
+const ALONE: [(&str, Augment); 13] = [
+    ("create", run::RunArgs::augment_args),
+    ("exec", exec::ExecArgs::augment_args),
+    ("images", images::ListArgs::augment_args),
+    ("inspect", inspect::InspectArgs::augment_args),
+    ("kill", lifecycle::KillArgs::augment_args),
+    ("logs", logs::LogsArgs::augment_args),
+    ("ps", ps::ListArgs::augment_args),
+    ("rm", lifecycle::RemoveArgs::augment_args),
+    ("run", run::RunArgs::augment_args),
+    ("start", lifecycle::StartArgs::augment_args),
+    ("stats", stats::StatsArgs::augment_args),
+    ("stop", lifecycle::StopArgs::augment_args),
+    ("wait", lifecycle::Names::augment_args),
+];
+
+/// The command line, when it is right and its verb one of `ALONE`, read without the other verbs: to build the whole tree
+/// takes longer than all else that a command does before it acts.
+fn alone(words: &[OsString]) -> Option<Cli> {
+    let at = match words.get(1)?.to_str()? {
+        "--root" => 3,
+        word if word.starts_with("--root=") => 2,
+        _ => 1,
+    };
+    let word = words.get(at)?.to_str()?;
+    let (verb, augment) = ALONE.into_iter().find(|(verb, _)| *verb == word)?;
+    let verb = dockers_rules(augment(clap::Command::new(verb)).disable_help_flag(true));
+    let root = Shared::augment_args(clap::Command::new("rl")).subcommand(verb);
+    let matches = root.try_get_matches_from(words).ok()?;
+    Cli::from_arg_matches(&matches).ok()
+}
+
+fn parse_in_tree(words: &[OsString]) -> Result<Parsed, clap::Error> {
     let parsed = command()
         .try_get_matches_from(words)
         .and_then(|matches| Cli::from_arg_matches(&matches));
@@ -722,6 +773,38 @@ mod tests {
             rl: the following required arguments were not provided: <IMAGE>...
                 to fix:  rl image rm --help"#]]
         .assert_eq(&refused("rl image rm"));
+    }
+
+    #[test]
+    fn a_verb_alone_is_read_as_in_the_tree() {
+        for line in [
+            "create --name a -e A=1 alpine",
+            "exec -it a sh -c true",
+            "images -q",
+            "inspect a b",
+            "kill -s TERM a",
+            "logs -f --tail=3 a",
+            "ps -a --filter name=x",
+            "rm -f a",
+            "run --rm=false -it -h host -p 80:80 alpine sh -c --help",
+            "--root /x run alpine",
+            "--root=/x ps",
+            "start -a a",
+            "stats --no-stream",
+            "stop -t -1 a b",
+            "wait a",
+        ] {
+            let words: Vec<OsString> = format!("rl {line}").split(' ').map(Into::into).collect();
+            let alone = alone(&words).map(|cli| format!("{cli:?}"));
+            let Ok(Parsed::Cli(in_tree)) = parse_in_tree(&words) else {
+                panic!("{line}");
+            };
+            assert_eq!(alone, Some(format!("{in_tree:?}")), "{line}");
+        }
+        for line in ["run --help", "run", "ps --nothing", "exec a", "--help"] {
+            let words: Vec<OsString> = format!("rl {line}").split(' ').map(Into::into).collect();
+            assert!(alone(&words).is_none(), "{line}");
+        }
     }
 
     #[test]

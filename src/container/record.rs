@@ -3,7 +3,9 @@
 //! Who holds `containers/ID/lock` is the container's owner: the monitor, or the command in whose foreground it
 //! runs. Waiting for a container means waiting for that process: the next one may have the lock at once.
 
+use std::cell::RefCell;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -24,12 +26,24 @@ const NEW: &str = ".new";
 const REMOVED: &str = ".removed";
 
 /// A container in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Record {
     store: Store,
     /// 64 hexadecimal digits.
     pub id: String,
+    read: RefCell<Option<(Version, ContainerSpec)>>,
 }
+
+/// Which `container.json` has been read: every change is a new file.
+type Version = (u64, u64, i64, i64);
+
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.store, &self.id) == (&other.store, &other.id)
+    }
+}
+
+impl Eq for Record {}
 
 /// The right to change a container's state, for as long as it lives. Survives an exec when the descriptor does.
 #[derive(Debug)]
@@ -60,10 +74,7 @@ impl Record {
         for directory in [store.tmp(), store.containers(), store.names()] {
             store.make(&directory)?;
         }
-        let record = Self {
-            store: store.clone(),
-            id: spec.id.clone(),
-        };
+        let record = Self::at(store, &spec.id);
         let note = record.note();
         if spec.remove {
             File::create(&note).map_err(|error| disk_error(error, &note))?;
@@ -146,10 +157,7 @@ impl Record {
     /// # Errors
     /// `NotFound` with names that are near; `Conflict` when several ids begin so.
     pub fn find(store: &Store, text: &str) -> Result<Self> {
-        let record = |id: &str| Self {
-            store: store.clone(),
-            id: id.to_owned(),
-        };
+        let record = |id: &str| Self::at(store, id);
         let is_hex = !text.is_empty()
             && text
                 .bytes()
@@ -183,12 +191,12 @@ impl Record {
     }
 
     /// The container with this full id, whether there is one or not.
-    #[cfg(test)]
     #[must_use]
     pub fn at(store: &Store, id: &str) -> Self {
         Self {
             store: store.clone(),
             id: id.to_owned(),
+            read: RefCell::new(None),
         }
     }
 
@@ -199,10 +207,7 @@ impl Record {
     pub fn all(store: &Store) -> Result<Vec<Self>> {
         Ok(ids(store)?
             .into_iter()
-            .map(|id| Self {
-                store: store.clone(),
-                id,
-            })
+            .map(|id| Self::at(store, &id))
             .collect())
     }
 
@@ -224,12 +229,20 @@ impl Record {
     /// `Corrupt` with the file's name when it cannot be understood.
     pub fn spec(&self) -> Result<ContainerSpec> {
         let path = self.dir().join("container.json");
+        let meta = std::fs::metadata(&path).map_err(|error| self.missing(error, &path))?;
+        let version = (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+        if let Some((known, spec)) = &*self.read.borrow()
+            && *known == version
+        {
+            return Ok(spec.clone());
+        }
         let text = std::fs::read(&path).map_err(|error| self.missing(error, &path))?;
         let spec: ContainerSpec = serde_json::from_slice(&text).map_err(|error| {
             Fail::corrupt(format!("`{}` is damaged: {error}", path.display()))
                 .hint("remove the container: rl rm -f; its image and volumes stay")
         })?;
         spec.check()?;
+        *self.read.borrow_mut() = Some((version, spec.clone()));
         Ok(spec)
     }
 
@@ -548,10 +561,7 @@ pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
         let Some(id) = name.strip_suffix(".container") else {
             continue;
         };
-        let record = Record {
-            store: store.clone(),
-            id: id.to_owned(),
-        };
+        let record = Record::at(store, id);
         let lock = match record.try_lock() {
             Ok(Some(lock)) => lock,
             Ok(None) => continue,

@@ -119,7 +119,7 @@ pub fn exec(args: &ExecArgs, global: &Global) -> Result<u8> {
     if let Some(list) = oci.affinity.as_ref().and_then(|one| one.initial.as_deref())
         && let Some(processors) = crate::cgroup::limits::numbers(list)
     {
-        sys::schedule::set_affinity(0, &processors)
+        sys::schedule::set_affinity(None, &processors)
             .context("process.execCPUAffinity.initial: setting it")?;
     }
     let told = container.told(Status::Running, pid);

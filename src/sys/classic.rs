@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
@@ -116,10 +116,10 @@ pub fn restrict(
     recursive: Recursive,
 ) -> Result<()> {
     let remount = |path: &Path| -> Result<()> {
-        let stat = nix::sys::statvfs::statvfs(path)
-            .map_err(|errno| failed(format!("statvfs({path:?})"), errno))?;
+        let stat = rustix::fs::statvfs(path)
+            .map_err(|errno| Error::new(format!("statvfs({path:?})"), errno))?;
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | classic(attributes);
-        change(None, path, flags | kept(stat.flags()))
+        change(None, path, flags | kept(stat.f_flag))
     };
     remount(&by_number(mount))?;
     if recursive == Recursive::Yes {
@@ -184,16 +184,15 @@ fn classic(attributes: MountAttrFlags) -> MsFlags {
 }
 
 /// What a mount has already, for a remount that must not take it away.
-fn kept(flags: nix::sys::statvfs::FsFlags) -> MsFlags {
-    use nix::sys::statvfs::FsFlags;
+fn kept(flags: StatVfsMountFlags) -> MsFlags {
     let table = [
-        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
-        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
-        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
-        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+        (StatVfsMountFlags::RDONLY, MsFlags::MS_RDONLY),
+        (StatVfsMountFlags::NOSUID, MsFlags::MS_NOSUID),
+        (StatVfsMountFlags::NODEV, MsFlags::MS_NODEV),
+        (StatVfsMountFlags::NOEXEC, MsFlags::MS_NOEXEC),
+        (StatVfsMountFlags::NOATIME, MsFlags::MS_NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MsFlags::MS_NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MsFlags::MS_RELATIME),
     ];
     table
         .into_iter()

@@ -6,8 +6,8 @@ use rustix::io::Errno;
 
 use super::{Error, Result};
 
-const NS_GET_USERNS: libc::c_ulong = 0xb701;
-const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// The user namespace that owns `namespace`.
 ///
@@ -47,7 +47,7 @@ pub fn flag_names(flags: i32) -> String {
         .join("|")
 }
 
-fn ask(namespace: BorrowedFd<'_>, question: libc::c_ulong, name: &str) -> Result<i32> {
+fn ask(namespace: BorrowedFd<'_>, question: libc::Ioctl, name: &str) -> Result<i32> {
     // SAFETY: both requests take no argument and touch none of our memory.
     let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), question) };
     if answer >= 0 {

@@ -1,6 +1,6 @@
 //! The little that is said to network interfaces directly.
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr;
 
@@ -22,30 +22,13 @@ pub fn raise_loopback() -> Result<()> {
         None,
     )
     .map_err(|errno| Error::new("socket(AF_INET)", errno))?;
-    // SAFETY: all-zero bytes are a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "the two flags fit the field's 16 bits"
-    )]
-    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    request.ifr_ifru.ifru_flags = flags;
-    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which lives.
-    let done = unsafe {
-        libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCSIFFLAGS,
-            ptr::from_mut(&mut request),
-        )
-    };
-    if done == 0 {
-        return Ok(());
-    }
-    let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
-    Err(Error::new("ioctl(SIOCSIFFLAGS, \"lo\")", errno))
+    let up = libc::IFF_UP | libc::IFF_RUNNING;
+    set_flags(
+        &socket,
+        (libc::SIOCSIFFLAGS as libc::Ioctl, "SIOCSIFFLAGS"),
+        "lo",
+        up,
+    )
 }
 
 /// Makes the Ethernet device `name` in the network namespace of this process, which stays, without a cable, until somebody
@@ -54,43 +37,49 @@ pub fn raise_loopback() -> Result<()> {
 /// # Errors
 /// `ENOENT`, `EACCES` without `/dev/net/tun`; `EPERM`, `EBUSY`; `EINVAL` for a name that is too long.
 pub fn make_tap(name: &str) -> Result<()> {
-    let failed = |call: &str| {
-        let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
-        Error::new(format!("ioctl({call}, {name:?})"), errno)
-    };
     let device = super::fs::open_trusted(Path::new("/dev/net/tun"), OFlags::RDWR)?;
+    let kind = libc::IFF_TAP | libc::IFF_NO_PI;
+    set_flags(
+        &device,
+        (libc::TUNSETIFF as libc::Ioctl, "TUNSETIFF"),
+        name,
+        kind,
+    )?;
+    // SAFETY: TUNSETPERSIST takes a plain number.
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, 1) };
+    answered(done, || format!("ioctl(TUNSETPERSIST, {name:?})"))
+}
+
+/// One of the calls that take an interface's name and 16 bits of flags.
+fn set_flags(
+    to: &impl AsRawFd,
+    (number, call): (libc::Ioctl, &str),
+    name: &str,
+    flags: i32,
+) -> Result<()> {
     // SAFETY: all-zero bytes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
-        return Err(Error::new(
-            format!("ioctl(TUNSETIFF, {name:?})"),
-            Errno::INVAL,
-        ));
+        return Err(Error::new(format!("ioctl({call}, {name:?})"), Errno::INVAL));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "the two flags fit the field's 16 bits"
+        reason = "the flags fit the field's 16 bits"
     )]
-    let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    let flags = flags as libc::c_short;
     request.ifr_ifru.ifru_flags = flags;
-    // SAFETY: TUNSETIFF reads and writes an `ifreq`, which lives.
-    let done = unsafe {
-        libc::ioctl(
-            device.as_raw_fd(),
-            libc::TUNSETIFF,
-            ptr::from_mut(&mut request),
-        )
-    };
-    if done != 0 {
-        return Err(failed("TUNSETIFF"));
+    // SAFETY: the call reads and writes an `ifreq`, which lives.
+    let done = unsafe { libc::ioctl(to.as_raw_fd(), number, ptr::from_mut(&mut request)) };
+    answered(done, || format!("ioctl({call}, {name:?})"))
+}
+
+fn answered(done: i32, call: impl FnOnce() -> String) -> Result<()> {
+    if done == 0 {
+        return Ok(());
     }
-    // SAFETY: TUNSETPERSIST takes a plain number.
-    let done = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1) };
-    if done != 0 {
-        return Err(failed("TUNSETPERSIST"));
-    }
-    Ok(())
+    let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+    Err(Error::new(call(), errno))
 }

@@ -11,11 +11,11 @@ use super::confine::Instruction;
 use super::{Error, Result};
 
 // linux/seccomp.h: _IOWR('!', 0, struct seccomp_notif) and its kin. The size is part of each number.
-const RECEIVE: libc::Ioctl = 0xc050_2100;
-const SEND: libc::Ioctl = 0xc018_2101;
-const IS_VALID: libc::Ioctl = 0x4008_2102;
-const ADD_DESCRIPTOR: libc::Ioctl = 0x4018_2103;
-const SET_FLAGS: libc::Ioctl = 0x4008_2104;
+const RECEIVE: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
+const SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
+const IS_VALID: libc::Ioctl = 0x4008_2102_u32 as libc::Ioctl;
+const ADD_DESCRIPTOR: libc::Ioctl = 0x4018_2103_u32 as libc::Ioctl;
+const SET_FLAGS: libc::Ioctl = 0x4008_2104_u32 as libc::Ioctl;
 
 /// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
 const CONTINUE: u32 = 1;

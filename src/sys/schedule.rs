@@ -5,6 +5,8 @@
 use std::ptr;
 
 use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::CpuSet;
 
 use super::{Error, Result};
 
@@ -66,32 +68,21 @@ pub fn set_io_priority(class: u32, priority: u32) -> Result<()> {
     check(|| format!("ioprio_set({class}, {priority})"), done)
 }
 
-/// sched_setaffinity(2) of the process `pid`, 0 for this one.
+/// sched_setaffinity(2) of the process `pid`, or of this one.
 ///
 /// # Errors
 /// `EINVAL` when none of them is allowed here.
-pub fn set_affinity(pid: i32, processors: &[u32]) -> Result<()> {
-    // SAFETY: all-zero bytes are an empty `cpu_set_t`.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    let most = size_of::<libc::cpu_set_t>() * 8;
+pub fn set_affinity(pid: Option<Pid>, processors: &[u32]) -> Result<()> {
+    let failed = |errno| Error::new(format!("sched_setaffinity({processors:?})"), errno);
+    let mut set = CpuSet::new();
     for processor in processors {
         let number = usize::try_from(*processor).unwrap_or(usize::MAX);
-        if number >= most {
-            return Err(Error::new(
-                format!("sched_setaffinity({processor})"),
-                Errno::INVAL,
-            ));
+        if number >= CpuSet::MAX_CPU {
+            return Err(failed(Errno::INVAL));
         }
-        // SAFETY: the number lies within the set, which lives.
-        unsafe { libc::CPU_SET(number, &mut set) };
+        set.set(number);
     }
-    // SAFETY: the set lives and its size is told.
-    let done =
-        unsafe { libc::sched_setaffinity(pid, size_of::<libc::cpu_set_t>(), ptr::from_ref(&set)) };
-    check(
-        || format!("sched_setaffinity({processors:?})"),
-        i64::from(done),
-    )
+    rustix::thread::sched_setaffinity(pid, &set).map_err(failed)
 }
 
 /// personality(2).
@@ -114,4 +105,27 @@ pub fn new_session_keyring(name: &std::ffi::CStr) -> Result<()> {
     let done =
         unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     check(|| format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), done)
+}
+
+/// Moves this thread to the other of two processors, where there are two, and gives the set to go back to.
+///
+/// A process that is started while its starter waits for its exec lands behind whatever the starter ran before it on the same
+/// processor, and stays there although the other one is idle. Where there are more, the kernel finds a free one.
+#[must_use]
+pub fn to_the_other() -> Option<CpuSet> {
+    let all = rustix::thread::sched_getaffinity(None).ok()?;
+    if all.count() != 2 {
+        return None;
+    }
+    let here = rustix::thread::sched_getcpu();
+    let other = (0..CpuSet::MAX_CPU).find(|cpu| *cpu != here && all.is_set(*cpu))?;
+    let mut only = CpuSet::new();
+    only.set(other);
+    rustix::thread::sched_setaffinity(None, &only).ok()?;
+    Some(all)
+}
+
+/// Lets a process of this user, or with `None` this thread, run on all of `set` again. It is about speed alone: no failure.
+pub fn anywhere(pid: Option<Pid>, set: &CpuSet) {
+    let _ = rustix::thread::sched_setaffinity(pid, set);
 }

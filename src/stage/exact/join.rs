@@ -44,7 +44,7 @@ pub fn run(host: &mut Host, visit: &Visit, oci: &Oci) -> Result<()> {
     if let Some(list) = oci.affinity.as_ref().and_then(|one| one.after.as_deref())
         && let Some(processors) = crate::cgroup::limits::numbers(list)
     {
-        sys::schedule::set_affinity(0, &processors)
+        sys::schedule::set_affinity(None, &processors)
             .context("process.execCPUAffinity.final: setting it")?;
     }
     confine::limits(&spec.confinement)?;
