@@ -11,6 +11,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
+use crate::paths::{Owners, Store};
 use crate::spec::UserNs;
 use crate::sys::schedule;
 
@@ -166,6 +167,21 @@ pub struct Helpers {
 }
 
 impl Available {
+    /// Looks at this machine, for files in `store`: where its file system keeps nobody else's, one id is all there is.
+    #[must_use]
+    pub fn of(store: &Store) -> Self {
+        let mut available = Self::probe();
+        if store.owners() == Some(Owners::Noted) {
+            available.helpers = Err(Fail::unsupported(format!(
+                "the file system of `{}` keeps no files of other owners",
+                store.root().display()
+            ))
+            .hint("put the store on a local disk: --root DIR, or RL_ROOT")
+            .code("RL-F01"));
+        }
+        available
+    }
+
     /// Looks at this machine.
     #[must_use]
     pub fn probe() -> Self {

@@ -165,7 +165,7 @@ fn write_id(path: &std::path::Path, id: &Digest) -> Result<()> {
 
 /// One job with the container's ids reads its files, another with the image store's makes the image.
 fn layer_to_image(record: &Record, layer: Work, recipe: Recipe, quiet: bool) -> Result<Digest> {
-    let available = Available::probe();
+    let available = Available::of(record.store());
     let helpers = available.helpers.as_ref().ok();
     let job = |plan: &Plan, work| -> Result<Job> {
         let request = Request {

@@ -233,7 +233,7 @@ pub fn remove_stopped(
 ) -> Result<(Vec<String>, u64, Vec<anyhow::Error>)> {
     let view = view::all(store)?;
     say_damaged(&view.damaged);
-    let available = Available::probe();
+    let available = Available::of(store);
     let (mut removed, mut bytes, mut failures) = (Vec::new(), 0, Vec::new());
     for seen in &view.seen {
         if !filters.iter().all(|filter| filter.keeps(seen)) {

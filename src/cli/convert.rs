@@ -110,7 +110,7 @@ pub fn squash(
 }
 
 fn write(store: &Store, work: Work, file: &NewFile) -> Result<()> {
-    let available = Available::probe();
+    let available = Available::of(store);
     let (plan, _) = idmap::plan(&UserNs::Auto, &available)?;
     let request = Request {
         store: store.root().to_owned(),

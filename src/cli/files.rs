@@ -39,7 +39,7 @@ pub struct ExportArgs {
 
 /// Has `work` done by a process with the ids of the container; its standard output is `out` or ours.
 fn ask(record: &Record, title: &str, work: Work, out: Option<OwnedFd>) -> Result<String> {
-    let available = Available::probe();
+    let available = Available::of(record.store());
     let (plan, _) = idmap::plan(&record.spec()?.userns, &available)?;
     let ids = if plan.is_mapped() {
         Ids::Mapped

@@ -191,7 +191,7 @@ pub fn ask<T: for<'de> Deserialize<'de>>(
         };
         serde_json::to_string(&request).context("asking for image work")
     };
-    let answer = container::image_work(title, request, &mut |line| {
+    let answer = container::image_work(store, title, request, &mut |line| {
         if concerns_owners {
             say(&format!("rl: {line}"));
         }

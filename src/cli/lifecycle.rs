@@ -148,7 +148,7 @@ fn sweep(store: &Store) {
     if !record::wants_sweep(store) {
         return;
     }
-    let available = Available::probe();
+    let available = Available::of(store);
     // Where ids cannot be mapped, the next command may do better.
     if let Ok((plan, _)) = idmap::plan(&UserNs::Auto, &available) {
         record::sweep(store, &plan, available.helpers.as_ref().ok());

@@ -801,7 +801,7 @@ mod tests {
             };
             assert_eq!(alone, Some(format!("{in_tree:?}")), "{line}");
         }
-        for line in ["run --help", "run", "ps --nothing", "exec a", "--help"] {
+        for line in ["run --help", "ps --nothing", "rm", "--help"] {
             let words: Vec<OsString> = format!("rl {line}").split(' ').map(Into::into).collect();
             assert!(alone(&words).is_none(), "{line}");
         }

@@ -127,13 +127,13 @@ fn facts(store: &Store) -> Result<Value> {
         "CgroupVersion": if is_cgroup_v2() { "2" } else { "1" },
         "SecurityOptions": security_options(),
         "EffectiveLimits": effective_limits(),
-        "Rootless": rootless()?,
+        "Rootless": rootless(store)?,
     }))
 }
 
 /// How this machine serves a rootless user: what `run` would choose now.
-fn rootless() -> Result<Value> {
-    let available = Available::probe();
+fn rootless(store: &Store) -> Result<Value> {
+    let available = Available::of(store);
     let (plan, _) = idmap::plan(&UserNs::Auto, &available)?;
     let ids = match plan.how {
         How::Helpers => "ranges, by newuidmap and newgidmap",

@@ -282,7 +282,7 @@ fn describe(volume: &Volume, store: &Store) -> Value {
 
 /// `rl volume rm`.
 pub fn remove(args: &RemoveArgs, store: &Store) -> Result<u8> {
-    let available = Available::probe();
+    let available = Available::of(store);
     let (plan, _) = idmap::plan(&UserNs::Auto, &available)?;
     let helpers = available.helpers.as_ref().ok();
     // What a killed one has left.
@@ -325,7 +325,7 @@ pub fn remove_unused(
     filters: &[Filter],
     store: &Store,
 ) -> Result<(Vec<String>, u64, Vec<anyhow::Error>)> {
-    let available = Available::probe();
+    let available = Available::of(store);
     let (plan, _) = idmap::plan(&UserNs::Auto, &available)?;
     let helpers = available.helpers.as_ref().ok();
     // What a killed one has left.

@@ -219,7 +219,7 @@ impl Check<'_> {
         if self.how.repairs {
             // What is too young to be called litter, too: the locks say whether somebody is at work there.
             let _ = scratch::sweep(self.store); // what stays is found below
-            let available = Available::probe();
+            let available = Available::of(self.store);
             if let Ok((plan, _)) = idmap::plan(&UserNs::Auto, &available) {
                 record::sweep(self.store, &plan, available.helpers.as_ref().ok());
             }

@@ -384,7 +384,7 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
         record.state().context("remove it with --force")?;
     }
     let spec = record.spec().ok();
-    let available = Available::probe();
+    let available = Available::of(record.store());
     let userns = spec
         .as_ref()
         .map_or(UserNs::Auto, |spec| spec.userns.clone());

@@ -130,7 +130,7 @@ pub fn run(
 ) -> Result<u8> {
     joined::settle(store, &mut spec)?;
     only_user::settle(store, &mut spec)?;
-    let mut machine = Machine::look(&spec, say)?;
+    let mut machine = Machine::look(store, &spec, say)?;
     machine.join(store, &spec, say)?;
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create_settled(store, spec, options, say)?;
@@ -189,8 +189,8 @@ impl Machine {
     ///
     /// # Errors
     /// When what was asked for by name cannot be had.
-    pub fn look(spec: &ContainerSpec, say: &mut dyn FnMut(&str)) -> Result<Self> {
-        let available = Available::probe();
+    pub fn look(store: &Store, spec: &ContainerSpec, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        let available = available(store)?;
         let (plan, notice) = idmap::plan(&spec.userns, &available)?;
         if let Some(notice) = notice.filter(|_| is_news()) {
             say(&degraded(&notice, &emulation::instead(spec, &plan)));
@@ -231,17 +231,37 @@ impl Machine {
     }
 }
 
+/// What ids there are for files in `store`. The first time, a doubtful file system is tried.
+fn available(store: &Store) -> Result<Available> {
+    let available = Available::of(store);
+    if !store.is_doubtful() {
+        return Ok(available);
+    }
+    let (plan, _) = idmap::plan(&UserNs::Auto, &available)?;
+    if !plan.is_mapped() {
+        return Ok(available);
+    }
+    let directory = store.tmp();
+    store.make(&directory)?;
+    let job = Job::Owners { directory };
+    let helpers = available.helpers.as_ref().ok();
+    let answer = stage::parent::job(job, "owners", &plan, helpers)?;
+    store.set_owners(serde_json::from_str(&answer).context("reading a job's answer")?)?;
+    Ok(Available::of(store))
+}
+
 /// Has image work done by a process that is root of a user namespace with the user's ids. `request` makes its
 /// text, told how ownership is kept there; the answer is the job's.
 ///
 /// # Errors
 /// The job's.
 pub fn image_work(
+    store: &Store,
     title: &str,
     request: impl FnOnce(Ids) -> Result<String>,
     say: &mut dyn FnMut(&str),
 ) -> Result<String> {
-    let available = Available::probe();
+    let available = available(store)?;
     let (plan, notice) = idmap::plan(&UserNs::Auto, &available)?;
     if let Some(notice) = notice.filter(|_| is_news()) {
         let instead = if plan.is_mapped() {

@@ -314,7 +314,7 @@ impl Monitor {
 
     /// What `--rm` promises; what is left is swept by the next command.
     fn remove(&self, lock: &Lock) -> Result<()> {
-        let machine = Machine::look(&self.spec, &mut |_| ())?;
+        let machine = Machine::look(self.record.store(), &self.spec, &mut |_| ())?;
         self.record
             .remove_volumes(&self.spec, &machine.plan, machine.helpers())?;
         self.record.remove(lock, &machine.plan, machine.helpers())
@@ -357,7 +357,7 @@ impl Monitor {
     fn once(&mut self) -> Result<Exit> {
         let mut lines = Vec::new();
         let mut say = |line: &str| lines.push(line.to_owned());
-        let mut machine = Machine::look(&self.spec, &mut say)?;
+        let mut machine = Machine::look(self.record.store(), &self.spec, &mut say)?;
         machine.join(self.record.store(), &self.spec, &mut say)?;
         self.group = group::make(&self.spec)?;
         let mut membership = Membership::reserve(&self.record)?;

@@ -35,7 +35,7 @@ pub fn settle(store: &Store, spec: &mut ContainerSpec) -> Result<()> {
     {
         return Ok(());
     }
-    let (plan, _) = idmap::plan(&spec.userns, &Available::probe())?;
+    let (plan, _) = idmap::plan(&spec.userns, &Available::of(store))?;
     if plan.is_mapped() {
         return Ok(());
     }

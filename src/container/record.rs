@@ -3,10 +3,10 @@
 //! Who holds `containers/ID/lock` is the container's owner: the monitor, or the command in whose foreground it
 //! runs. Waiting for a container means waiting for that process: the next one may have the lock at once.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
@@ -26,16 +26,22 @@ const NEW: &str = ".new";
 const REMOVED: &str = ".removed";
 
 /// A container in the store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Record {
     store: Store,
     /// 64 hexadecimal digits.
     pub id: String,
-    read: RefCell<Option<(Version, ContainerSpec)>>,
+    read: Mutex<Option<(Version, ContainerSpec)>>,
 }
 
 /// Which `container.json` has been read: every change is a new file.
 type Version = (u64, u64, i64, i64);
+
+impl Clone for Record {
+    fn clone(&self) -> Self {
+        Self::at(&self.store, &self.id)
+    }
+}
 
 impl PartialEq for Record {
     fn eq(&self, other: &Self) -> bool {
@@ -196,7 +202,7 @@ impl Record {
         Self {
             store: store.clone(),
             id: id.to_owned(),
-            read: RefCell::new(None),
+            read: Mutex::new(None),
         }
     }
 
@@ -223,7 +229,7 @@ impl Record {
         &self.store
     }
 
-    /// What it is.
+    /// What it is. Read once, as long as it does not change.
     ///
     /// # Errors
     /// `Corrupt` with the file's name when it cannot be understood.
@@ -231,18 +237,29 @@ impl Record {
         let path = self.dir().join("container.json");
         let meta = std::fs::metadata(&path).map_err(|error| self.missing(error, &path))?;
         let version = (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
-        if let Some((known, spec)) = &*self.read.borrow()
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, spec)) = &*read
             && *known == version
         {
             return Ok(spec.clone());
         }
+        let spec = self.read_spec()?;
+        *read = Some((version, spec.clone()));
+        Ok(spec)
+    }
+
+    /// [`Self::spec`] for those who ask once.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn read_spec(&self) -> Result<ContainerSpec> {
+        let path = self.dir().join("container.json");
         let text = std::fs::read(&path).map_err(|error| self.missing(error, &path))?;
         let spec: ContainerSpec = serde_json::from_slice(&text).map_err(|error| {
             Fail::corrupt(format!("`{}` is damaged: {error}", path.display()))
                 .hint("remove the container: rl rm -f; its image and volumes stay")
         })?;
         spec.check()?;
-        *self.read.borrow_mut() = Some((version, spec.clone()));
         Ok(spec)
     }
 

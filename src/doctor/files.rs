@@ -8,6 +8,7 @@ use super::parse::{self, Tool};
 use super::probe::{self, Outcome, Running};
 use super::{Check, Host, Status};
 use crate::idmap::find_program;
+use crate::paths::Owners;
 
 const AXIS: &str = "root file system";
 
@@ -191,12 +192,18 @@ pub fn mounted(host: &Host) -> Vec<Check> {
         found,
         "keeps images and containers there",
     );
-    let mut checks = vec![if is_network(&mount.kind) {
+    let lacks = match host.owners {
+        Some(Owners::Noted) => Some(format!("it refuses files of other owners: {}", mount.kind)),
+        Some(Owners::Kept) => None,
+        None => is_network(&mount.kind)
+            .then(|| format!("{} keeps no foreign owners and no upper layers", mount.kind)),
+    };
+    let mut checks = vec![if let Some(why) = lacks {
         check
             .because(
                 Status::Less,
-                format!("{} keeps no foreign owners and no upper layers", mount.kind),
-                "runs with one id and copies where it must, slowly",
+                why,
+                "runs with one id, notes whose a file is, and serves or copies layers where it must",
             )
             .you("put the store on a local disk: --root DIR or RL_ROOT")
             .admin("a local directory for each user, such as /scratch/USER")

@@ -28,7 +28,7 @@ pub use modes::RunnerUp;
 pub use pages::{explain, near_codes};
 pub use probe::{PROBE, probe};
 
-use crate::paths::Store;
+use crate::paths::{Owners, Store};
 use parse::{Family, MountLine};
 
 /// Everything that was found out.
@@ -148,6 +148,8 @@ struct Host {
     mounts: Vec<MountLine>,
     /// The store's directory, or the nearest above it that exists.
     store: PathBuf,
+    /// What was found out of its file system.
+    owners: Option<Owners>,
     /// What runs `rl` in a box already: `docker`, `podman`, `kubernetes`.
     inside: Option<&'static str>,
 }
@@ -168,6 +170,7 @@ impl Host {
             status: text("/proc/self/status"),
             mounts: parse::mountinfo(&text("/proc/self/mountinfo")),
             store: nearest(store.root()),
+            owners: store.owners(),
             inside: inside(),
         }
     }
@@ -311,6 +314,7 @@ mod tests {
                  4 1 0:4 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
             ),
             store: PathBuf::from("/"),
+            owners: None,
             inside: Some("docker"),
         }
     }

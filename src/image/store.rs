@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::config::ImageConfig;
@@ -45,7 +46,8 @@ const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
 const MAX_INDEX: u64 = 64 << 20;
 /// Everything below the store's root.
-const STORED: [&str; 11] = [
+const STORED: [&str; 12] = [
+    "owners",
     "squash",
     "containers",
     "names",
@@ -553,7 +555,7 @@ impl Images {
         if !root.exists() {
             return Ok(());
         }
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         if super::scratch::is_busy(&self.store)? {
             return Err(
                 Fail::conflict("another `rl` is fetching or removing images")
@@ -563,8 +565,22 @@ impl Images {
         }
         // The list of images first: what is left by a crash is then litter, and no image.
         remove_file(&self.index_path())?;
-        for name in STORED {
-            remove_file(&root.join(name))?;
+        // Where a program or a server keeps the files, an open one holds its directory: the lock lies in one.
+        let in_use: Vec<_> = STORED
+            .iter()
+            .map(|name| root.join(name))
+            .filter_map(|path| remove_file(&path).err().map(|error| (path, error)))
+            .collect();
+        drop(lock);
+        for (path, error) in in_use {
+            if sys::errno_of(&error) != Some(Errno::NOTEMPTY) {
+                return Err(error);
+            }
+            match remove_file(&path) {
+                // It goes when the server has heard that the lock is closed. The directory is as good as empty.
+                Err(error) if sys::errno_of(&error) == Some(Errno::NOTEMPTY) => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -958,7 +974,7 @@ pub(super) fn remove_file(path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or(OsStr::new(""));
     match sys::fs::open_trusted(parent, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(dir) => Ok(sys::fs::remove_tree(dir.as_fd(), name)?),
-        Err(error) if error.errno == rustix::io::Errno::NOENT => Ok(()),
+        Err(error) if error.errno == Errno::NOENT => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -13,6 +13,7 @@
 //! ├── volumes/NAME/      _data/ · volume.json
 //! ├── networks/NAME.json a named network; lock
 //! ├── cache/             what a probe found out; may be deleted at any time
+//! ├── owners             `kept` or `noted`: whether this file system keeps files of others; where that was not sure
 //! └── tmp/               everything is built here, fsynced, and renamed into place
 //!
 //! $RL_RUNTIME_DIR | $XDG_RUNTIME_DIR/rl | /tmp/rl-UID               this boot
@@ -23,10 +24,22 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
 
 mod unfit;
+
+/// What a file system does with files of subordinate ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owners {
+    /// Keeps them.
+    Kept,
+    /// Refuses them: whose a file is is noted beside it.
+    Noted,
+}
+
+const OWNERS: &str = "owners";
 
 /// The persistent directory of one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +106,36 @@ impl Store {
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    /// What its file system does with files of other owners than the user, where that has been tried.
+    #[must_use]
+    pub fn owners(&self) -> Option<Owners> {
+        match std::fs::read(self.root.join(OWNERS)).ok()?.as_slice() {
+            b"kept\n" => Some(Owners::Kept),
+            b"noted\n" => Some(Owners::Noted),
+            _ => None,
+        }
+    }
+
+    /// Whether that has to be tried: the file system is one that machines share, or a program serves it.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        self.owners().is_none() && unfit::is_doubtful(&self.root)
+    }
+
+    /// Remembers what was found, as long as the store exists.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_owners(&self, owners: Owners) -> Result<()> {
+        let text: &[u8] = match owners {
+            Owners::Kept => b"kept\n",
+            Owners::Noted => b"noted\n",
+        };
+        let path = self.root.join(OWNERS);
+        crate::sys::fs::write_atomically(&path, &self.root.join("owners.new"), text)
+            .with_context(|| format!("writing `{}`", path.display()))
     }
 
     /// All unpacked layers.

@@ -24,20 +24,35 @@ pub fn why(path: &Path) -> Option<Fail> {
             .code("RL-F05"),
         );
     }
-    let kind = rustix::fs::statfs(there).ok()?.f_type;
-    // The types of the field differ between processors.
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "a magic number is a bit pattern"
-    )]
-    let name = network(kind as u64)?;
+    let name = network(magic(there)?)?;
     (there != path).then(|| {
         Fail::unsupported(format!(
             "`{shown}` is on {name}, which keeps no owners and no layers of images"
         ))
         .code("RL-F01")
     })
+}
+
+/// Whether the file system of `path`, or of what it will be made in, may keep no files of other owners.
+pub fn is_doubtful(path: &Path) -> bool {
+    /// Programs serve all kinds of it.
+    const FUSE: u64 = 0x6573_5546;
+    path.ancestors()
+        .find(|path| path.is_dir())
+        .and_then(magic)
+        .is_some_and(|magic| magic & 0xffff_ffff == FUSE || network(magic).is_some())
+}
+
+/// Source: statfs(2).
+fn magic(directory: &Path) -> Option<u64> {
+    let kind = rustix::fs::statfs(directory).ok()?.f_type;
+    // The types of the field differ between processors.
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::cast_sign_loss,
+        reason = "a magic number is a bit pattern"
+    )]
+    Some(kind as u64)
 }
 
 /// The name of a file system that machines share, by its magic number. Source: statfs(2), and the kernel's sources of each.

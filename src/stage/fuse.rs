@@ -85,6 +85,8 @@ fn overlay(plan: &RootPlan, pid: Pid, join: &[BorrowedFd<'_>]) -> Result<(PathBu
     else {
         return Err(Fail::system("this root has no layers").into());
     };
+    // The kernel has left one of its own there before it refused, which nobody may enter.
+    let _ = std::fs::remove_dir(base.join(work).join("work"));
     let pid = pid.as_raw_nonzero();
     // It stands in `base`. A path by way of it has nothing that fuse-overlayfs or libfuse take for a separator.
     let short = |path: &Path| match path.is_absolute() {
@@ -208,6 +210,7 @@ fn serve(
     }
     let keep: Vec<BorrowedFd<'_>> = file.map(|file| file.as_fd()).into_iter().collect();
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
+    let before = mounts_at(pid.get(), target)?;
     let child = sys::process::spawn_tied(&Tied {
         program: &path,
         argv: &argv,
@@ -218,7 +221,7 @@ fn serve(
         join,
         own_mounts: !join.is_empty(),
     })?;
-    let mounted = wait_mounted(pid.get(), target, &child, program);
+    let mounted = wait_mounted(pid.get(), target, &before, &child, program);
     if let Err(error) = mounted {
         child.kill();
         let _ = child.wait(); // it is gone either way
@@ -235,18 +238,33 @@ fn in_mountinfo(path: &str) -> String {
         .replace('\n', "\\012")
 }
 
-/// Waits until the mount shows in the container's mount table, or the process ends. Source: proc(5): a change
-/// of `mountinfo` is an exceptional condition for poll(2).
-fn wait_mounted(pid: i32, target: &Path, child: &Child, program: &Path) -> Result<()> {
+/// The numbers of the mounts at `target` in the mount table of the process `pid`. Source: proc(5).
+fn mounts_at(pid: i32, target: &Path) -> Result<Vec<String>> {
     let table = format!("/proc/{pid}/mountinfo");
     let wanted = in_mountinfo(&target.to_string_lossy());
+    let text = std::fs::read_to_string(&table).with_context(|| format!("reading {table}"))?;
+    Ok(text
+        .lines()
+        .map(|line| line.split(' '))
+        .filter(|words| words.clone().nth(4) == Some(&wanted))
+        .filter_map(|mut words| words.next().map(str::to_owned))
+        .collect())
+}
+
+/// Waits until another mount than those of `before` shows in the container's mount table, or the process ends: the store
+/// may itself be served by a program. Source: proc(5): a change of `mountinfo` is an exceptional condition for poll(2).
+fn wait_mounted(
+    pid: i32,
+    target: &Path,
+    before: &[String],
+    child: &Child,
+    program: &Path,
+) -> Result<()> {
+    let table = format!("/proc/{pid}/mountinfo");
     let file = sys::fs::open_trusted(Path::new(&table), OFlags::RDONLY)?;
     loop {
-        let text = std::fs::read_to_string(&table).with_context(|| format!("reading {table}"))?;
-        if text
-            .lines()
-            .any(|line| line.split(' ').nth(4) == Some(&wanted) && line.contains(" - fuse"))
-        {
+        let now = mounts_at(pid, target)?;
+        if now.iter().any(|mount| !before.contains(mount)) {
             return Ok(());
         }
         let mut fds = [

@@ -8,12 +8,13 @@ use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::OFlags;
+use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::init::Host;
 use super::{Job, ToHost, ToStage};
 use crate::error::{self, Fail};
+use crate::paths::Owners;
 use crate::sys;
 
 /// Does one job and leaves. `image` does what this module knows nothing of.
@@ -54,6 +55,14 @@ fn run(
             flatten(&lowers, &into)?;
             Ok(String::new())
         }
+        Job::Owners { directory } => {
+            let owners = if can_give_away(&directory)? {
+                Owners::Kept
+            } else {
+                Owners::Noted
+            };
+            serde_json::to_string(&owners).context("writing an answer")
+        }
         Job::Image { request } => image(&request, root),
     }
 }
@@ -70,6 +79,25 @@ pub fn flatten(lowers: &[PathBuf], into: &Path) -> Result<()> {
             .with_context(|| format!("copying `{}`", lower.display()))?;
     }
     Ok(())
+}
+
+/// Whether a file in this directory can be another's: made, given to id 1, looked at, removed.
+fn can_give_away(directory: &Path) -> Result<bool> {
+    let name = directory.join(format!("owners.{}", std::process::id()));
+    let file =
+        std::fs::File::create_new(&name).with_context(|| format!("making `{}`", name.display()))?;
+    let (uid, gid) = (Uid::from_raw(1), Gid::from_raw(1));
+    let given =
+        rustix::fs::fchown(&file, Some(uid), Some(gid)).and_then(|()| rustix::fs::fstat(&file));
+    let removed = std::fs::remove_file(&name);
+    let answer = match given {
+        // Some servers say yes and do nothing.
+        Ok(stat) => (stat.st_uid, stat.st_gid) == (1, 1),
+        Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) => false,
+        Err(errno) => return Err(sys::Error::new("fchown(1, 1)", errno).into()),
+    };
+    removed.with_context(|| format!("removing `{}`", name.display()))?;
+    Ok(answer)
 }
 
 /// Removes the tree at `path`.

@@ -287,6 +287,11 @@ pub enum Job {
         /// An existing directory.
         into: PathBuf,
     },
+    /// Tries whether a file in this directory can be another's.
+    Owners {
+        /// In the store.
+        directory: PathBuf,
+    },
     /// Image work; the text is known to the one who asked for it.
     Image {
         /// JSON.

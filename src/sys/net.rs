@@ -10,6 +10,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{Error, Result};
 
+/// Of linux/sockios.h; the C libraries do not agree on its type.
+const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+
 /// Brings `lo` up in the network namespace of this process. Source: netdevice(7), SIOCSIFFLAGS.
 ///
 /// # Errors
@@ -23,12 +26,7 @@ pub fn raise_loopback() -> Result<()> {
     )
     .map_err(|errno| Error::new("socket(AF_INET)", errno))?;
     let up = libc::IFF_UP | libc::IFF_RUNNING;
-    set_flags(
-        &socket,
-        (libc::SIOCSIFFLAGS as libc::Ioctl, "SIOCSIFFLAGS"),
-        "lo",
-        up,
-    )
+    set_flags(&socket, (SIOCSIFFLAGS, "SIOCSIFFLAGS"), "lo", up)
 }
 
 /// Makes the Ethernet device `name` in the network namespace of this process, which stays, without a cable, until somebody

@@ -274,6 +274,7 @@ fn the_screen_sorts_by_keys_and_gives_the_terminal_back() {
         terminal.signal(signal);
         assert_eq!(terminal.wait().code(), Some(code));
         assert!(!terminal.is_raw(), "{signal}");
+        terminal.wait_for("\u{1b}[?1049l");
         assert!(terminal.screen().ends_with("\u{1b}[?1049l"), "{signal}");
     }
     home.rl("rm -f aaa bbb").ok();

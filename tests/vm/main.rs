@@ -27,4 +27,5 @@ mod guest;
 mod limits;
 mod logins;
 mod named;
+mod nfs;
 mod reboot;

@@ -161,7 +161,7 @@ fn running(pid: i32) -> Result<Reach> {
 const FUSE: rustix::fs::FsWord = 0x6573_5546;
 
 fn stopped(record: &Record, spec: ContainerSpec, lock: Lock) -> Result<Reach> {
-    let available = Available::probe();
+    let available = Available::of(record.store());
     let (plan, _) = idmap::plan(&spec.userns, &available)?;
     let (root, driver) = files::root(record, &spec)?;
     Ok(Reach {
