@@ -268,7 +268,7 @@ fn remove(seen: &Seen, available: &Available) -> Result<Option<u64>> {
     let bytes = seen.size_written();
     let (plan, _) = idmap::plan(&seen.spec.userns, available)?;
     record
-        .remove(&lock, &plan, available.helpers.as_ref().ok())
+        .remove(lock, &plan, available.helpers.as_ref().ok())
         .with_context(|| format!("removing container {}", seen.spec.name))?;
     Ok(Some(bytes))
 }

@@ -393,7 +393,7 @@ pub fn remove(record: &Record, force: Force, volumes: Volumes) -> Result<()> {
     if let (Some(spec), Volumes::Remove) = (&spec, volumes) {
         record.remove_volumes(spec, &plan, helpers)?;
     }
-    record.remove(&lock, &plan, helpers)?;
+    record.remove(lock, &plan, helpers)?;
     if let Some(spec) = &spec {
         emit(record.store(), &Event::container("destroy", spec));
     }

@@ -147,7 +147,7 @@ pub fn run(
     // The record goes last: while it is there, the next sweep finds what could not be removed.
     let removed = record
         .remove_volumes(&spec, &machine.plan, machine.helpers())
-        .and_then(|()| record.remove(&lock, &machine.plan, machine.helpers()));
+        .and_then(|()| record.remove(lock, &machine.plan, machine.helpers()));
     match (result, removed) {
         (Err(error), Err(second)) => {
             say(&format!("and cleaning up failed: {second:#}"));

@@ -143,7 +143,7 @@ fn run(words: &[String]) -> Result<()> {
     if let Ok(socket) = paths::monitor_socket(id) {
         let _ = std::fs::remove_file(socket); // one that nobody listens on is replaced by the next
     }
-    monitor.part(&lock, done)
+    monitor.part(lock, done)
 }
 
 /// One watcher.
@@ -275,7 +275,7 @@ impl Monitor {
     }
 
     /// The end: watchers get the exit code, a `--rm` container goes.
-    fn part(&mut self, lock: &Lock, done: Result<()>) -> Result<()> {
+    fn part(&mut self, lock: Lock, done: Result<()>) -> Result<()> {
         let code = self.state.exit_code;
         let mut last = Vec::new();
         // Who came while the program ended is told as well.
@@ -313,7 +313,7 @@ impl Monitor {
     }
 
     /// What `--rm` promises; what is left is swept by the next command.
-    fn remove(&self, lock: &Lock) -> Result<()> {
+    fn remove(&self, lock: Lock) -> Result<()> {
         let machine = Machine::look(self.record.store(), &self.spec, &mut |_| ())?;
         self.record
             .remove_volumes(&self.spec, &machine.plan, machine.helpers())?;

@@ -317,7 +317,12 @@ impl Record {
 
     fn lock_file(&self) -> Result<File> {
         let path = self.dir().join("lock");
-        File::open(&path).map_err(|error| self.missing(error, &path))
+        // For writing: NFS locks nothing else (flock(2)).
+        File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|error| self.missing(error, &path))
     }
 
     /// The note that lets a killed command's `--rm` container be found quickly.
@@ -329,7 +334,7 @@ impl Record {
     ///
     /// # Errors
     /// The system's, with the path that stays.
-    pub fn remove(&self, _lock: &Lock, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
+    pub fn remove(&self, lock: Lock, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
         let name = self.spec().ok().map(|spec| spec.name);
         // Of a monitor or command that was killed.
         let left = State::read(&self.dir()).ok().and_then(|state| state.cgroup);
@@ -360,7 +365,13 @@ impl Record {
             }
         }
         let _ = std::fs::remove_file(self.note()); // a stale one is swept by the next command
-        remove_dir(&aside, plan, helpers)
+        remove_dir(&aside, plan, helpers)?;
+        // On a network file system the open lock has kept its directory.
+        drop(lock);
+        if aside.exists() {
+            remove_dir(&aside, plan, helpers)?;
+        }
+        Ok(())
     }
 
     /// Where its directory is before it is whole, and after it has been removed.
@@ -541,7 +552,7 @@ pub fn remove_dir(dir: &Path, plan: &Plan, helpers: Option<&Helpers>) -> Result<
             };
             stage::parent::job(job, "remove", plan, helpers).map(|_| ())
         }
-        // A file in it is open, be it the lock: a network file system keeps it until then, and the next sweep ends it.
+        // A file in it is open, be it the lock: a network file system keeps it until then, and the next sweep ends it, at the latest.
         Err(error) if sys::errno_of(&error) == Some(rustix::io::Errno::NOTEMPTY) => Ok(()),
         Err(error) => Err(error),
     }
@@ -605,7 +616,7 @@ pub fn sweep(store: &Store, plan: &Plan, helpers: Option<&Helpers>) {
             if let Ok(spec) = record.spec() {
                 let _ = record.remove_volumes(&spec, plan, helpers); // what resists stays
             }
-            let _ = record.remove(&lock, plan, helpers); // the next sweep tries again
+            let _ = record.remove(lock, plan, helpers); // the next sweep tries again
         }
     }
 }

@@ -151,7 +151,10 @@ pub fn is_busy(store: &Store) -> Result<bool> {
     for entry in entries {
         let path = entry?.path();
         let locked = path.extension().is_some_and(|end| end == "lock")
-            && File::open(&path)
+            && File::options()
+                .read(true)
+                .write(true) // NFS locks nothing else
+                .open(&path)
                 .is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
         if locked {
             return Ok(true);

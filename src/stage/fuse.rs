@@ -110,10 +110,16 @@ fn overlay(plan: &RootPlan, pid: Pid, join: &[BorrowedFd<'_>]) -> Result<(PathBu
         .map(|path| short(path))
         .collect::<Vec<_>>()
         .join(":");
+    // It takes a file system that knows no access lists, as NFS 4 is, for one that fails.
+    let acls = lowers
+        .iter()
+        .chain([upper])
+        .all(|path| sys::fs::has_access_lists(&base.join(path)));
     let options = format!(
-        "lowerdir={lower},upperdir={},workdir={}",
+        "lowerdir={lower},upperdir={},workdir={}{}",
         short(upper),
-        short(work)
+        short(work),
+        if acls { "" } else { ",noacl" }
     );
     let target = base.join(merged);
     let words = [

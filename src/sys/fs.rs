@@ -249,6 +249,13 @@ pub fn open_trusted(path: &Path, flags: OFlags) -> Result<OwnedFd> {
         .map_err(|errno| Error::new(format!("open({path:?})"), errno))
 }
 
+/// Whether the file system of `path` knows POSIX access lists. Source: acl(5), getxattr(2).
+#[must_use]
+pub fn has_access_lists(path: &Path) -> bool {
+    let mut room = [0_u8; 0];
+    rustix::fs::getxattr(path, "system.posix_acl_access", &mut room) != Err(Errno::OPNOTSUPP)
+}
+
 /// How many directories are open at once while a tree is removed or copied: a tenth of the usual limit.
 const DEPTH: usize = 100;
 

@@ -744,6 +744,11 @@ impl<'r> Unpacker<'r> {
                 let Some(note) = self.noted(entry) else {
                     return Ok(());
                 };
+                // By that of the root fuse-overlayfs would know that it is to believe all others, which one id cannot.
+                if path.is_empty() {
+                    self.note_aside(file, note);
+                    return Ok(());
+                }
                 let kind = if entry.kind == Kind::Directory {
                     FileType::Directory
                 } else {
