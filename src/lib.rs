@@ -6,7 +6,7 @@
 mod sys;
 
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static MEMORY: sys::memory::Memory = sys::memory::Memory;
 
 mod error;
 

@@ -31,7 +31,7 @@ pub struct Record {
     store: Store,
     /// 64 hexadecimal digits.
     pub id: String,
-    read: Mutex<Option<(Version, ContainerSpec)>>,
+    read: Mutex<Option<Box<(Version, ContainerSpec)>>>,
 }
 
 /// Which `container.json` has been read: every change is a new file.
@@ -238,13 +238,13 @@ impl Record {
         let meta = std::fs::metadata(&path).map_err(|error| self.missing(error, &path))?;
         let version = (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, spec)) = &*read
-            && *known == version
+        if let Some(read) = &*read
+            && read.0 == version
         {
-            return Ok(spec.clone());
+            return Ok(read.1.clone());
         }
         let spec = self.read_spec()?;
-        *read = Some((version, spec.clone()));
+        *read = Some(Box::new((version, spec.clone())));
         Ok(spec)
     }
 

@@ -72,45 +72,18 @@ pub struct View {
 /// # Errors
 /// When the directory of containers cannot be read.
 pub fn all(store: &Store) -> Result<View> {
-    let records = Record::all(store)?;
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST));
-    let share = records.len().div_ceil(threads).max(FEW);
     let mut view = View::default();
-    std::thread::scope(|scope| {
-        let mut shares = records.chunks(share);
-        let first = shares.next().unwrap_or_default();
-        let others: Vec<_> = shares.map(|share| scope.spawn(|| look(share))).collect();
-        let mut add = |part: View| {
-            view.seen.extend(part.seen);
-            view.damaged.extend(part.damaged);
-        };
-        add(look(first));
-        for other in others {
-            add(other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    for record in Record::all(store)? {
+        match Seen::look(&record) {
+            Ok(seen) => view.seen.push(seen),
+            Err(_) if is_gone(&record) => {}
+            Err(error) => view.damaged.push((record.id, error)),
         }
-    });
+    }
     view.seen
         .sort_by(|a, b| (b.created, &b.spec.id).cmp(&(a.created, &a.spec.id)));
     view.damaged.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(view)
-}
-
-/// How many threads look, and for how many containers another one is worth its while.
-const MOST: usize = 4;
-const FEW: usize = 100;
-
-fn look(records: &[Record]) -> View {
-    let mut view = View::default();
-    for record in records {
-        match Seen::look(record) {
-            Ok(seen) => view.seen.push(seen),
-            Err(_) if is_gone(record) => {}
-            Err(error) => view.damaged.push((record.id.clone(), error)),
-        }
-    }
-    view
 }
 
 /// Its directory went, or is not complete yet: nothing is damaged.

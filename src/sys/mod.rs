@@ -8,6 +8,7 @@ mod child;
 mod classic;
 pub mod confine;
 pub mod fs;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod net;
