@@ -680,3 +680,24 @@ fn the_runtime_answers_to_its_names() {
     bundle.script("echo from spec");
     bundle.run("y").says("from spec");
 }
+
+#[test]
+fn a_container_ends_with_the_run_that_waits_for_it() {
+    ours_only!();
+    let mut bundle = bundle!();
+    bundle.script("sleep 1000 & echo up; wait").write();
+    let mut run = bundle.command(&["run", "x"]);
+    let mut run = run.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let output = run.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+    assert_eq!(line, "up\n");
+    run.kill().unwrap(); // SIGKILL, which it can pass on to nobody
+    run.wait().unwrap();
+    bundle.wait_for_status("x", "stopped");
+    bundle.call(&["delete", "x"]).ok();
+    // One that was left alone goes on.
+    bundle.call(&["run", "--detach", "y"]).ok();
+    assert_eq!(bundle.status("y"), "running");
+    bundle.call(&["delete", "--force", "y"]).ok();
+}

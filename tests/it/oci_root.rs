@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::bundle::{is_root, rootfs};
+use crate::support::bundle::{Bundle, is_root, rootfs};
 use crate::support::host::Need;
 use crate::support::wait_for;
 
@@ -168,4 +168,53 @@ fn containerd_runs_executes_pauses_and_kills() {
     assert!(daemon.ctr(&["container", "rm", "long"]).status.success());
     let group = Path::new("/sys/fs/cgroup/default");
     assert!(!group.exists(), "{} is left", group.display());
+}
+
+/// Slurm's daemon clears away as root what users have started: nothing that a user wrote there may be done as root.
+#[test]
+fn root_acts_on_a_users_container_with_that_users_rights() {
+    if !is_root() {
+        return; // scripts/nextest.toml leaves these out for ordinary users
+    }
+    const USER: u32 = 12345;
+    let mut bundle = Bundle::new();
+    let told = bundle.path("told");
+    std::fs::create_dir(&told).unwrap();
+    rustix::fs::chmod(&told, 0o777.into()).unwrap();
+    let hook = format!("id -u >{}/poststop", told.display());
+    bundle.config["hooks"] =
+        serde_json::json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]});
+    bundle.script("true").write();
+    bundle.call(&["run", "--keep", "x"]).ok();
+    let state = bundle.path("state");
+    for path in [state.join("x/state.json"), state.join("x"), state.clone()] {
+        std::os::unix::fs::chown(path, Some(USER), Some(0)).unwrap();
+    }
+    assert_eq!(bundle.state("x")["owner"], USER.to_string());
+    bundle.call(&["list"]).ok();
+    bundle.call(&["delete", "x"]).ok();
+    let ran = std::fs::read_to_string(told.join("poststop")).unwrap();
+    assert_eq!(ran.trim(), USER.to_string());
+    assert!(!state.join("x").exists());
+    // And makes nothing there: the user could change what is run.
+    bundle
+        .call(&["run", "y"])
+        .fails(1, "are user 12345's, who can change");
+    assert!(!state.join("y").exists());
+
+    // Another user does nothing there at all.
+    let rl = crate::support::rl_binary();
+    let other = Command::new("setpriv")
+        .args(["--reuid=12346", "--regid=12346", "--clear-groups"])
+        .arg(rl)
+        .arg("runtime")
+        .arg("--root")
+        .arg(&state)
+        .args(["state", "x"])
+        .output()
+        .unwrap();
+    assert!(
+        text(&other.stderr).contains("are user 12345's"),
+        "{other:?}"
+    );
 }
