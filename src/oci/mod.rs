@@ -367,7 +367,6 @@ fn rights() -> config::Rights {
     config::Rights {
         admin: has_right(SYS_ADMIN),
         apparmor: says("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
     }
 }
 

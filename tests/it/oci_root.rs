@@ -227,3 +227,35 @@ fn root_acts_on_a_users_container_with_that_users_rights() {
         "{other:?}"
     );
 }
+
+#[test]
+fn an_interface_of_the_hosts_becomes_the_containers() {
+    if !is_root() {
+        return; // scripts/nextest.toml leaves these out for ordinary users
+    }
+    let mut bundle = Bundle::new();
+    bundle.config["linux"]["netDevices"] = serde_json::json!({"given": {"name": "eth7"}});
+    bundle
+        .script("ls /sys/class/net | sort; cat /sys/class/net/eth7/address")
+        .write();
+    bundle.config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(serde_json::json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"}));
+    bundle.write();
+    let runtime = bundle.command(&["run", "x"]);
+    // In a network of its own, which goes with the interface that is given away and its other end.
+    let line = "ip link add given address 02:00:00:00:00:07 type veth peer name stays; exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", line, "sh"])
+        .arg(runtime.get_program())
+        .args(runtime.get_args())
+        .current_dir(bundle.path("b"))
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&output.stdout),
+        "eth7\nlo\n02:00:00:00:00:07",
+        "{output:?}"
+    );
+}
