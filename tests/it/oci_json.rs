@@ -68,7 +68,7 @@ fn leaves(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
             all.sort_by_key(Value::to_string);
             into.insert(path.to_owned(), Value::from(all));
         }
-        _ => {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
             into.insert(path.to_owned(), value.clone());
         }
     }
