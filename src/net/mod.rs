@@ -5,7 +5,7 @@ pub mod doors;
 pub mod egress;
 mod forward;
 pub mod joined;
-mod link;
+pub mod link;
 pub mod named;
 pub mod names;
 mod nft;

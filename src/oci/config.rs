@@ -112,6 +112,17 @@ pub struct Linux {
     pub personality: Option<Personality>,
 }
 
+/// Refused also where SELinux is off: who asks for a label wants its protection.
+fn check_label(field: &str, label: Option<&String>) -> Result<(), Fail> {
+    if label.is_none_or(String::is_empty) {
+        return Ok(());
+    }
+    Err(
+        Fail::unsupported(format!("{field}: labels of SELinux are not written"))
+            .hint("leave it out; podman does with --security-opt label=disable"),
+    )
+}
+
 /// `linux.personality`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -191,8 +202,6 @@ pub struct Rights {
     pub admin: bool,
     /// The kernel enforces AppArmor profiles.
     pub apparmor: bool,
-    /// The kernel enforces SELinux labels.
-    pub selinux: bool,
 }
 
 impl Config {
@@ -269,7 +278,7 @@ impl Config {
                 "without a mount namespace nothing can be mounted, masked or made read-only: it would be on the host",
             ));
         }
-        linux.check(&has, rights)
+        linux.check(&has)
     }
 }
 
@@ -475,26 +484,16 @@ impl Process {
                 "must be from -1000 to 1000",
             ));
         }
-        for (name, label, there) in [
-            ("apparmorProfile", &self.apparmor_profile, rights.apparmor),
-            ("selinuxLabel", &self.selinux_label, rights.selinux),
-        ] {
-            let given = label.as_deref().unwrap_or_default();
-            if !given.is_empty() && !there {
-                return Err(Fail::unsupported(format!(
-                    "{field}.{name}: this kernel does not enforce such"
-                )));
-            }
-        }
-        if self
-            .selinux_label
-            .as_deref()
-            .is_some_and(|label| !label.is_empty())
-        {
+        let profile = self.apparmor_profile.as_deref().unwrap_or_default();
+        if !profile.is_empty() && !rights.apparmor {
             return Err(Fail::unsupported(format!(
-                "{field}.selinuxLabel: labels of SELinux are not supported"
+                "{field}.apparmorProfile: this kernel does not enforce such"
             )));
         }
+        check_label(
+            &format!("{field}.selinuxLabel"),
+            self.selinux_label.as_ref(),
+        )?;
         self.check_treatment(field)
     }
 
@@ -695,7 +694,7 @@ fn check_hooks(hooks: &Hooks) -> Result<(), Fail> {
 }
 
 impl Linux {
-    fn check(&self, has: &dyn Fn(Kind) -> bool, rights: Rights) -> Result<(), Fail> {
+    fn check(&self, has: &dyn Fn(Kind) -> bool) -> Result<(), Fail> {
         for (at, node) in self.devices.iter().flatten().enumerate() {
             let field = format!("linux.devices[{at}]");
             if !node.path.starts_with('/') {
@@ -777,16 +776,7 @@ impl Linux {
                 }
             }
         }
-        if self
-            .mount_label
-            .as_deref()
-            .is_some_and(|label| !label.is_empty())
-            && !rights.selinux
-        {
-            return Err(Fail::unsupported(
-                "linux.mountLabel: this kernel does not enforce labels of SELinux",
-            ));
-        }
+        check_label("linux.mountLabel", self.mount_label.as_ref())?;
         if let Some(personality) = &self.personality {
             if !["LINUX", "LINUX32"].contains(&personality.domain.as_str()) {
                 return Err(wrong(

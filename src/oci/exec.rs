@@ -68,7 +68,7 @@ pub struct ExecArgs {
     #[arg(long)]
     ignore_paused: bool,
     /// The container's id
-    id: String,
+    pub id: String,
     /// The program and its words
     #[arg(
         trailing_var_arg = true,

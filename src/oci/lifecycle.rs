@@ -82,6 +82,7 @@ fn plan(args: &CreateArgs, global: &Global) -> Result<Plan> {
         preserve_fds,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
+        tied: global.attended,
     };
     let spec = translate::container(&given, &asked)?;
     check_terminal(&spec, args, global)?;
@@ -421,7 +422,7 @@ pub fn tell_listener(
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]
-    create: CreateArgs,
+    pub create: CreateArgs,
     /// Return when the program runs
     #[arg(short, long)]
     detach: bool,

@@ -9,6 +9,7 @@ mod exec;
 mod groups;
 mod lifecycle;
 mod netdev;
+mod owner;
 mod processes;
 mod show;
 mod state;
@@ -366,11 +367,29 @@ fn rights() -> config::Rights {
     config::Rights {
         admin: has_right(SYS_ADMIN),
         apparmor: says("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
     }
 }
 
 fn act(verb: &Verb, global: &Global) -> Result<u8> {
+    match verb {
+        Verb::Create(lifecycle::CreateArgs { id, .. })
+        | Verb::Run(lifecycle::RunArgs {
+            create: lifecycle::CreateArgs { id, .. },
+            ..
+        }) => owner::makes(&global.root, id)?,
+        Verb::Start { id }
+        | Verb::State { id }
+        | Verb::Kill { id, .. }
+        | Verb::Exec(exec::ExecArgs { id, .. })
+        | Verb::Ps { id, .. }
+        | Verb::Pause { id }
+        | Verb::Resume { id }
+        | Verb::Update(update::UpdateArgs { id, .. })
+        | Verb::Events { id, .. } => owner::touches(&global.root, Some(id))?,
+        Verb::List { .. } => owner::touches(&global.root, None)?,
+        // Each of several, below.
+        Verb::Delete { .. } | Verb::Spec { .. } | Verb::Features => {}
+    }
     match verb {
         Verb::Create(args) => lifecycle::create(args, global)?,
         Verb::Start { id } => lifecycle::start(id, global)?,
@@ -379,6 +398,7 @@ fn act(verb: &Verb, global: &Global) -> Result<u8> {
         Verb::Kill { all, id, signal } => lifecycle::kill(id, signal, *all, global)?,
         Verb::Delete { force, ids } => {
             for id in ids {
+                owner::touches(&global.root, Some(id))?;
                 lifecycle::delete(id, *force, global)?;
             }
         }

@@ -2,9 +2,7 @@
 //!
 //! Source: rtnetlink(7); linux/if_link.h.
 
-use std::path::Path;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::error::Fail;
 use crate::sys::netlink::{Family, Message, Netlink};
@@ -18,11 +16,10 @@ const IFLA_NET_NS_PID: u16 = 19;
 /// # Errors
 /// There is none of that name; the kernel's.
 pub fn give(name: &str, inside: &str, pid: i32) -> Result<()> {
-    let path = Path::new("/sys/class/net").join(name).join("ifindex");
-    let index: i32 = std::fs::read_to_string(&path)
-        .map_err(anyhow::Error::from)
-        .and_then(|text| Ok(text.trim().parse()?))
-        .with_context(|| Fail::not_found(format!("the host has no interface `{name}`")))?;
+    // Not by /sys, which shows the network that it was mounted in.
+    let netlink = Netlink::open(Family::Route)?;
+    let index = crate::net::link::index(&netlink, name)?
+        .ok_or_else(|| Fail::not_found(format!("the host has no interface `{name}`")))?;
     // struct ifinfomsg: family, type, index, flags, change.
     let mut body = [0_u8; 16];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -30,6 +27,6 @@ pub fn give(name: &str, inside: &str, pid: i32) -> Result<()> {
         .body(&body)
         .put(IFLA_NET_NS_PID, &pid.to_ne_bytes())
         .text(IFLA_IFNAME, inside);
-    Netlink::open(Family::Route)?.ask(message)?;
+    netlink.ask(message)?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use super::state::{Container, Status};
+use super::state::{Container, Shown, Status};
 use super::{Global, print};
 use crate::cgroup::Group;
 use crate::error::Fail;
@@ -18,7 +18,11 @@ use crate::error::Fail;
 /// No such container.
 pub fn state(id: &str, global: &Global) -> Result<()> {
     let container = global.store().open(id)?;
-    let shown = serde_json::to_string_pretty(&container.shown()).context("writing JSON")?;
+    let shown = Shown {
+        owner: String::new(), // runc's: only `list` has one
+        ..container.shown()
+    };
+    let shown = serde_json::to_string_pretty(&shown).context("writing JSON")?;
     print(&format!("{shown}\n"))
 }
 
@@ -204,8 +208,6 @@ fn figures(group: &Group, container: &Container) -> Value {
             throttling.insert(name.to_owned(), json!(of(key) * factor));
         }
     }
-    let memory = keyed("memory.stat");
-    let cache = memory.get("file").copied().unwrap_or(0);
     let entry = |prefix: &str| {
         let mut all = Map::new();
         for (name, file) in [
@@ -213,10 +215,9 @@ fn figures(group: &Group, container: &Container) -> Value {
             ("usage", format!("{prefix}.current")),
             ("max", format!("{prefix}.peak")),
         ] {
-            if let Some(value) = number(&file) {
+            let value = number(&file).unwrap_or(0);
+            if name == "limit" || value != 0 {
                 all.insert(name.to_owned(), json!(value));
-            } else if name == "limit" {
-                all.insert(name.to_owned(), json!(0));
             }
         }
         let failed = group.keyed(&format!("{prefix}.events"), "max").unwrap_or(0);
@@ -233,17 +234,34 @@ fn figures(group: &Group, container: &Container) -> Value {
     if !pids.contains_key("current") {
         pids.insert("current".to_owned(), json!(processes.len()));
     }
-    let sizes = group.read("hugetlb.2MB.current").is_ok().then_some("2MB");
-    let hugetlb: Map<String, Value> = sizes
+    let hugetlb: Map<String, Value> = huge_pages()
         .into_iter()
         .map(|size| {
-            let used = number(&format!("hugetlb.{size}.current")).unwrap_or(0);
-            let failed = group
-                .keyed(&format!("hugetlb.{size}.events"), "max")
-                .unwrap_or(0);
-            (size.to_owned(), json!({"usage": used, "failcnt": failed}))
+            let mut all = Map::new();
+            for (name, file) in [("usage", "current"), ("max", "peak")] {
+                let value = number(&format!("hugetlb.{size}.{file}")).unwrap_or(0);
+                if value != 0 {
+                    all.insert(name.to_owned(), json!(value));
+                }
+            }
+            let failed = group.keyed(&format!("hugetlb.{size}.events"), "max");
+            all.insert("failcnt".to_owned(), json!(failed.unwrap_or(0)));
+            (size, Value::Object(all))
         })
         .collect();
+    let mut memory = Map::new();
+    let raw = keyed("memory.stat");
+    if let Some(cache) = raw.get("file").filter(|cache| **cache != 0) {
+        memory.insert("cache".to_owned(), json!(cache));
+    }
+    memory.insert("usage".to_owned(), entry("memory"));
+    memory.insert("swap".to_owned(), entry("memory.swap"));
+    for name in ["kernel", "kernelTCP"] {
+        memory.insert(name.to_owned(), json!({"limit": 0, "failcnt": 0}));
+    }
+    if !raw.is_empty() {
+        memory.insert("raw".to_owned(), json!(raw));
+    }
     json!({
         "cpu": {
             "usage": {
@@ -253,21 +271,41 @@ fn figures(group: &Group, container: &Container) -> Value {
             },
             "throttling": throttling,
         },
-        "cpuset": {},
-        "memory": {
-            "cache": cache,
-            "usage": entry("memory"),
-            "swap": entry("memory.swap"),
-            "kernel": {"limit": 0, "failcnt": 0},
-            "kernelTCP": {"limit": 0, "failcnt": 0},
-            "raw": memory,
+        // What only version 1 has is zero there, too.
+        "cpuset": {
+            "cpu_exclusive": 0,
+            "mem_exclusive": 0,
+            "mem_hardwall": 0,
+            "memory_migrate": 0,
+            "memory_pressure": 0,
+            "memory_spread_page": 0,
+            "memory_spread_slab": 0,
+            "sched_load_balance": 0,
+            "sched_relax_domain_level": 0,
         },
+        "memory": memory,
         "pids": pids,
         "blkio": block_io(group),
         "hugetlb": hugetlb,
         "intel_rdt": {},
         "network_interfaces": null,
     })
+}
+
+/// The sizes of the machine's huge pages, as control groups write them: `2MB`, `1GB`.
+fn huge_pages() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages");
+    let sizes = entries.into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        let kib: u64 = kib.parse().ok()?;
+        Some(match kib {
+            1_048_576.. => format!("{}GB", kib >> 20),
+            1024.. => format!("{}MB", kib >> 10),
+            _ => format!("{kib}KB"),
+        })
+    });
+    sizes.collect()
 }
 
 /// `io.stat` in the shape of version 1's lists.

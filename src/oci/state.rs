@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::groups::Place;
@@ -131,7 +132,7 @@ impl Store {
         let dir = self.root.join(&record.id);
         match rustix::fs::mkdir(&dir, Mode::from_raw_mode(0o700)) {
             Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => {
+            Err(Errno::EXIST) => {
                 return Err(Fail::conflict(format!(
                     "container with given ID already exists: `{}`",
                     record.id
@@ -262,9 +263,13 @@ impl Container {
     pub fn lock(&self) -> Result<OwnedFd> {
         let path = self.dir.join("lock");
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).with_context(|| {
-            Fail::not_found(format!("container does not exist: `{}`", self.record.id))
-        })?;
+        let fd = match rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)) {
+            Err(Errno::NOENT) => {
+                let id = &self.record.id;
+                return Err(Fail::not_found(format!("container does not exist: `{id}`")).into());
+            }
+            done => done.with_context(|| format!("opening `{}`", path.display()))?,
+        };
         rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))
             .with_context(|| format!("locking `{}`", path.display()))?;
         Ok(fd)

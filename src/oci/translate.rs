@@ -27,6 +27,8 @@ pub struct Asked {
     pub no_pivot: bool,
     /// `--no-new-keyring`.
     pub no_new_keyring: bool,
+    /// [`Oci::tied`].
+    pub tied: bool,
 }
 
 /// The whole container.
@@ -65,6 +67,7 @@ pub fn container(config: &Config, asked: &Asked) -> Result<ContainerSpec> {
         net_devices: linux.net_devices.clone().unwrap_or_default(),
         no_pivot: asked.no_pivot,
         no_new_keyring: asked.no_new_keyring,
+        tied: asked.tied,
         ..Oci::default()
     };
     let spec_namespaces = Namespaces {

@@ -69,7 +69,7 @@ pub struct UpdateArgs {
     #[arg(long, value_name = "SCHEMA")]
     mem_bw_schema: Option<String>,
     /// The container's id
-    id: String,
+    pub id: String,
 }
 
 /// Does it.

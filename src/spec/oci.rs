@@ -54,6 +54,8 @@ pub struct Oci {
     pub no_pivot: bool,
     /// `--no-new-keyring`: the caller's session keyring stays.
     pub no_new_keyring: bool,
+    /// It ends when the `rl runtime run` that waits for it is killed.
+    pub tied: bool,
 }
 
 impl Oci {

@@ -50,6 +50,8 @@ mod network;
 mod networks;
 mod oci;
 mod oci_bad;
+mod oci_clauses;
+mod oci_json;
 mod oci_life;
 mod oci_podman;
 mod oci_root;

@@ -141,7 +141,7 @@ const WRONG: &[(Change, &str)] = &[
     ),
     (
         |c| c["process"]["selinuxLabel"] = json!("x"),
-        "process.selinuxLabel: this kernel does not",
+        "process.selinuxLabel: labels of SELinux are not written",
     ),
     (
         |c| c["hostname"] = json!("x".repeat(65)),
@@ -305,7 +305,7 @@ const WRONG: &[(Change, &str)] = &[
     ),
     (
         |c| c["linux"]["mountLabel"] = json!("x"),
-        "linux.mountLabel: this kernel",
+        "linux.mountLabel: labels of SELinux are not written",
     ),
     (
         |c| c["linux"]["personality"] = json!({"domain": "X"}),

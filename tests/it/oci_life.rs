@@ -324,7 +324,8 @@ fn a_killed_create_leaves_no_process() {
     needs!(Need::Ours);
     let mut bundle = bundle!();
     let log = bundle.path("b/log");
-    bundle.config["hooks"] = json!({"createRuntime": [hook(&log, "slow", "exec sleep 5")]});
+    bundle.config["hooks"] =
+        json!({"createRuntime": [hook(&log, "slow", "echo $$ >hook; exec sleep 1000")]});
     bundle.script("echo ran >/ran").write();
     let mut child = bundle.command(&["create", "x"]).spawn().unwrap();
     wait_for("the hook", || {
@@ -338,6 +339,13 @@ fn a_killed_create_leaves_no_process() {
     let pid = told["pid"].to_string();
     child.kill().unwrap();
     child.wait().unwrap();
+    // As with runc, a hook goes on alone.
+    let sleeping: i32 = wait_for("the hook's number", || {
+        let text = std::fs::read_to_string(bundle.path("b/hook")).ok()?;
+        text.strip_suffix('\n')?.parse().ok()
+    });
+    let sleeping = nix::unistd::Pid::from_raw(sleeping);
+    nix::sys::signal::kill(sleeping, nix::sys::signal::Signal::SIGKILL).unwrap();
     wait_for("the end of pid 1", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         (stat.is_empty() || stat.contains(") Z")).then_some(())
@@ -679,4 +687,137 @@ fn the_runtime_answers_to_its_names() {
     bundle.config["process"]["terminal"] = json!(false);
     bundle.script("echo from spec");
     bundle.run("y").says("from spec");
+}
+
+#[test]
+fn a_container_ends_with_the_run_that_waits_for_it() {
+    ours_only!();
+    let mut bundle = bundle!();
+    bundle.script("sleep 1000 & echo up; wait").write();
+    let mut run = bundle.command(&["run", "x"]);
+    let mut run = run.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let output = run.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+    assert_eq!(line, "up\n");
+    run.kill().unwrap(); // SIGKILL, which it can pass on to nobody
+    run.wait().unwrap();
+    bundle.wait_for_status("x", "stopped");
+    bundle.call(&["delete", "x"]).ok();
+    // One that was left alone goes on.
+    bundle.call(&["run", "--detach", "y"]).ok();
+    assert_eq!(bundle.status("y"), "running");
+    bundle.call(&["delete", "--force", "y"]).ok();
+}
+
+#[test]
+fn exec_runs_on_the_processors_of_its_affinity() {
+    ours_only!();
+    let mut bundle = bundle!();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    // The last one: with one processor alone nothing could be told apart.
+    let last = list.unwrap().trim().rsplit([',', '-']).next().unwrap();
+    let all = list.unwrap().trim();
+    bundle.config["process"]["execCPUAffinity"] = json!({"initial": last, "final": last});
+    bundle.script("sleep 1000").write();
+    bundle.call(&["create", "x"]).ok();
+    bundle.call(&["start", "x"]).ok();
+    let own = "grep Cpus_allowed_list /proc/self/status | cut -f2";
+    bundle.call(&["exec", "x", "sh", "-c", own]).says(last);
+    // Only of what joins: pid 1 has all.
+    let first = "grep Cpus_allowed_list /proc/1/status | cut -f2";
+    bundle.call(&["exec", "x", "sh", "-c", first]).says(all);
+    bundle.call(&["delete", "--force", "x"]).ok();
+}
+
+#[test]
+fn sockets_that_systemd_passes_reach_the_program() {
+    ours_only!();
+    let mut bundle = bundle!();
+    bundle
+        .script("echo $LISTEN_FDS $LISTEN_PID $$; cat <&3")
+        .write();
+    let file = bundle.path("b/passed");
+    std::fs::write(&file, "through 3\n").unwrap();
+    let runtime = bundle.command(&["run", "x"]);
+    // As systemd does: the number of the process that it executes.
+    let line = "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<passed; exec \"$@\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", line, "sh"])
+        .arg(runtime.get_program())
+        .args(runtime.get_args())
+        .current_dir(bundle.path("b"))
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(shown, "1 1 1\nthrough 3\n", "{output:?}");
+}
+
+#[test]
+fn without_pivot_root_the_root_is_the_bundles() {
+    let mut bundle = bundle!();
+    bundle
+        .script("cd ..; pwd; ls -d /bin/busybox; test -e /etc/os-release || echo alone")
+        .write();
+    bundle
+        .call(&["run", "--no-pivot", "x"])
+        .says("/\n/bin/busybox\nalone");
+}
+
+/// A user without subordinate ids (rl-nosub) has one id, and that is enough for a bundle.
+#[test]
+fn no_ranges_a_bundle_runs_with_ones_own_id() {
+    use std::os::unix::fs::MetadataExt as _;
+    ours_only!();
+    needs!(Need::Program("busybox"));
+    let mut bundle = Bundle::new();
+    bundle.script("id -u; id -g; echo written >/file; echo $$; exit 3");
+    let answer = bundle.run("x");
+    assert_eq!(
+        (answer.code(), answer.stdout().as_str()),
+        (3, "0\n0\n1"),
+        "{}",
+        answer.shown()
+    );
+    let file = std::fs::metadata(bundle.path("b/rootfs/file")).unwrap();
+    assert_eq!(file.uid(), nix::unistd::geteuid().as_raw());
+
+    bundle.script("sleep 1000").write();
+    bundle.call(&["create", "x"]).ok();
+    bundle.call(&["start", "x"]).ok();
+    bundle
+        .call(&[
+            "exec",
+            "x",
+            "sh",
+            "-c",
+            "id -u; test -d /proc/1 && echo seen",
+        ])
+        .says("0\nseen");
+    bundle.call(&["kill", "x", "KILL"]).ok();
+    bundle.wait_for_status("x", "stopped");
+    bundle.call(&["delete", "x"]).ok();
+
+    let plain = bundle.config.clone();
+    bundle.config["process"]["user"]["uid"] = json!(5);
+    bundle
+        .run("y")
+        .fails(1, "process.user.uid: 5 is not mapped by linux.uidMappings");
+    // Where somebody else's ids are asked for, newuidmap says no.
+    bundle.config = plain;
+    for name in ["uidMappings", "gidMappings"] {
+        let more = json!({"containerID": 1, "hostID": 100_000, "size": 10});
+        bundle.config["linux"][name]
+            .as_array_mut()
+            .unwrap()
+            .push(more);
+    }
+    bundle.run("y").fails(
+        1,
+        "linux.uidMappings and linux.gidMappings: mapping the ids",
+    );
+    assert!(bundle.left().is_empty(), "{:?}", bundle.left());
 }

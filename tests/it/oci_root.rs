@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::bundle::{is_root, rootfs};
+use crate::support::bundle::{Bundle, is_root, rootfs};
 use crate::support::host::Need;
 use crate::support::wait_for;
 
@@ -137,20 +137,25 @@ fn containerd_runs_executes_pauses_and_kills() {
             .to_owned()
     };
     assert_eq!(state(), "RUNNING");
-    let done = daemon.ctr(&[
-        "task",
-        "exec",
-        "--exec-id",
-        "e",
-        "long",
-        "sh",
-        "-c",
-        "echo in; exit 5",
-    ]);
+    // It stays until its word is read: ctr gives up on the output of what ends before it looks.
+    let go = daemon.path("rootfs").join("go");
+    let script = "echo in; until test -e /go; do sleep 0.02; done; exit 5";
+    let words = ["task", "exec", "--exec-id", "e", "long", "sh", "-c", script];
+    let mut exec = Command::new("ctr")
+        .arg("-a")
+        .arg(daemon.path("sock"))
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let output = exec.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+    std::fs::write(go, "").unwrap();
     assert_eq!(
-        (done.status.code(), text(&done.stdout).as_str()),
-        (Some(5), "in"),
-        "{done:?}"
+        (exec.wait().unwrap().code(), line.as_str()),
+        (Some(5), "in\n")
     );
     assert!(daemon.ctr(&["task", "pause", "long"]).status.success());
     assert_eq!(state(), "PAUSED");
@@ -168,4 +173,89 @@ fn containerd_runs_executes_pauses_and_kills() {
     assert!(daemon.ctr(&["container", "rm", "long"]).status.success());
     let group = Path::new("/sys/fs/cgroup/default");
     assert!(!group.exists(), "{} is left", group.display());
+}
+
+/// Slurm's daemon clears away as root what users have started: nothing that a user wrote there may be done as root.
+#[test]
+fn root_acts_on_a_users_container_with_that_users_rights() {
+    if !is_root() {
+        return; // scripts/nextest.toml leaves these out for ordinary users
+    }
+    const USER: u32 = 12345;
+    let mut bundle = Bundle::new();
+    let told = bundle.path("told");
+    std::fs::create_dir(&told).unwrap();
+    rustix::fs::chmod(&told, 0o777.into()).unwrap();
+    let hook = format!("id -u >{}/poststop", told.display());
+    bundle.config["hooks"] =
+        serde_json::json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]});
+    bundle.script("true").write();
+    // No group: the one of this root could not be removed by that user.
+    bundle
+        .call(&["--cgroup-manager", "disabled", "run", "--keep", "x"])
+        .ok();
+    let state = bundle.path("state");
+    for path in ["x/state.json", "x/lock", "x", ""] {
+        std::os::unix::fs::chown(state.join(path), Some(USER), Some(0)).unwrap();
+    }
+    assert_eq!(bundle.status("x"), "stopped");
+    let listed = bundle.call(&["list"]).ok().stdout();
+    assert!(listed.ends_with(&USER.to_string()), "{listed}");
+    bundle.call(&["delete", "x"]).ok();
+    let ran = std::fs::read_to_string(told.join("poststop")).unwrap();
+    assert_eq!(ran.trim(), USER.to_string());
+    assert!(!state.join("x").exists());
+    // And makes nothing there: the user could change what is run.
+    bundle
+        .call(&["run", "y"])
+        .fails(1, "are user 12345's, who can change");
+    assert!(!state.join("y").exists());
+
+    // Another user does nothing there at all.
+    let rl = crate::support::rl_binary();
+    let other = Command::new("setpriv")
+        .args(["--reuid=12346", "--regid=12346", "--clear-groups"])
+        .arg(rl)
+        .arg("runtime")
+        .arg("--root")
+        .arg(&state)
+        .args(["state", "x"])
+        .output()
+        .unwrap();
+    assert!(
+        text(&other.stderr).contains("are user 12345's"),
+        "{other:?}"
+    );
+}
+
+#[test]
+fn an_interface_of_the_hosts_becomes_the_containers() {
+    if !is_root() {
+        return; // scripts/nextest.toml leaves these out for ordinary users
+    }
+    let mut bundle = Bundle::new();
+    bundle.config["linux"]["netDevices"] = serde_json::json!({"given": {"name": "eth7"}});
+    bundle
+        .script("ls /sys/class/net | sort; cat /sys/class/net/eth7/address")
+        .write();
+    bundle.config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(serde_json::json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"}));
+    bundle.write();
+    let runtime = bundle.command(&["run", "x"]);
+    // In a network of its own, which goes with the interface that is given away and its other end.
+    let line = "ip link add given address 02:00:00:00:00:07 type veth peer name stays; exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", line, "sh"])
+        .arg(runtime.get_program())
+        .args(runtime.get_args())
+        .current_dir(bundle.path("b"))
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&output.stdout),
+        "eth7\nlo\n02:00:00:00:00:07",
+        "{output:?}"
+    );
 }

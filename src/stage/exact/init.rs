@@ -125,7 +125,7 @@ pub fn run(host: &mut Host, order: &Order, oci: &Oci, listener: Option<OwnedFd>)
         "startContainer",
         &state("created"),
     )?;
-    become_program(host, spec, oci, &program)
+    become_program(host, spec, oci, &program, oci.tied)
 }
 
 /// The last steps, which no file system is needed for.
@@ -137,6 +137,7 @@ pub(super) fn become_program(
     spec: &ContainerSpec,
     oci: &Oci,
     program: &Program,
+    tied: bool,
 ) -> Result<Exit> {
     rustix::process::umask(Mode::from_raw_mode(spec.process.umask));
     sys::process::close_on_exec_from(3 + i32::try_from(spec.process.preserve_fds).unwrap_or(0))?;
@@ -151,6 +152,9 @@ pub(super) fn become_program(
         confine::apply(&spec.confinement, &identity, None, &mut |_| {
             Err(Fail::system("a filter asks, and nobody answers").into())
         })?;
+    }
+    if tied {
+        host.tie()?;
     }
     Err(program.exec())
 }

@@ -48,5 +48,6 @@ pub fn run(host: &mut Host, visit: &Visit, oci: &Oci) -> Result<()> {
             .context("process.execCPUAffinity.final: setting it")?;
     }
     confine::limits(&spec.confinement)?;
-    init::become_program(host, spec, oci, &program).map(drop)
+    // Also where pid 1 is tied to its command: this one has a command of its own, which may have left already.
+    init::become_program(host, spec, oci, &program, false).map(drop)
 }

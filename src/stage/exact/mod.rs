@@ -19,7 +19,8 @@
 //!     │◀── end of conversation: the program runs       ▼ execve
 //! ```
 //!
-//! Pid 1 belongs to nobody between the two: it does not die with its parent, and `delete` ends it.
+//! Pid 1 belongs to nobody between the two: it does not die with its parent, and `delete` ends it. Of a `run` that waits for the
+//! program, it is tied to that command: Slurm ends jobs by SIGKILL, and nothing of them may stay.
 
 pub mod devices;
 pub mod hooks;

@@ -85,8 +85,8 @@ pub fn create(creation: &Creation<'_>, runtime: &mut dyn Runtime) -> Result<Chil
         socket: there.as_fd(),
         socket_at,
         stdio: [None, None, None],
-        // It outlives this process; until it is made, the end of the conversation ends it.
-        die_with_parent: false,
+        // Another one outlives this process; until it is made, the end of the conversation ends it.
+        die_with_parent: creation.oci.tied,
     })
     .map_err(|error| match creation.group {
         Some(group) => error.context(format!(
