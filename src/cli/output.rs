@@ -51,17 +51,10 @@ pub fn list(
         }
         return Ok(());
     };
-    let source = match unescape(wanted.trim()) {
-        empty if empty.is_empty() => {
-            let fields: Vec<String> = columns
-                .shown
-                .iter()
-                .map(|f| format!("{{{{.{f}}}}}"))
-                .collect();
-            fields.join("\t")
-        }
-        source => source,
-    };
+    let source = unescape(wanted.trim());
+    if source.is_empty() {
+        return whole_table(out, rows, columns);
+    }
     let heads: Row = columns
         .heads
         .iter()
@@ -73,6 +66,33 @@ pub fn list(
     let template = Format::parse(&source, Over::Data)?;
     for row in rows {
         writeln!(table, "{}", template.fill(&Value::Object(row.clone()))?)?;
+    }
+    Ok(table.flush()?)
+}
+
+/// The table as it comes, without a template: a thousand rows are no reason to wait.
+fn whole_table(out: &mut dyn Write, rows: &[Row], columns: &Columns) -> Result<()> {
+    let mut table = table(out);
+    let mut line = String::new();
+    let head_of = |field: &str| columns.heads.iter().find(|(name, _)| *name == field);
+    for field in columns.shown {
+        line += head_of(field).map_or("", |(_, head)| head);
+        line.push('\t');
+    }
+    line.pop();
+    writeln!(table, "{line}")?;
+    for row in rows {
+        line.clear();
+        for field in columns.shown {
+            match row.get(*field) {
+                Some(Value::String(text)) => line += text,
+                Some(other) => line += &other.to_string(),
+                None => {}
+            }
+            line.push('\t');
+        }
+        line.pop();
+        writeln!(table, "{line}")?;
     }
     Ok(table.flush()?)
 }

@@ -100,7 +100,8 @@ const WITH_SIZES: Columns = Columns {
 /// `rl ps`: what cannot be read is named, and the others are listed.
 pub fn list(args: &ListArgs, store: &Store) -> Result<u8> {
     let filters = Filters::parse(&args.filter, store)?;
-    let view = view::all(store)?;
+    // The end of the program frees it sooner than we could, one by one.
+    let view = std::mem::ManuallyDrop::new(view::all(store)?);
     say_damaged(&view.damaged);
     let last = if args.latest { 1 } else { args.last };
     let limit = usize::try_from(last).ok().filter(|last| *last > 0);
@@ -127,7 +128,8 @@ pub fn list(args: &ListArgs, store: &Store) -> Result<u8> {
             label: asks(".Label \"") || asks(".Label `"),
             now: Timestamp::now(),
         };
-        let rows: Vec<Row> = kept.map(|seen| shape.row(seen)).collect();
+        let rows =
+            std::mem::ManuallyDrop::new(kept.map(|seen| shape.row(seen)).collect::<Vec<Row>>());
         let columns = if args.size { &WITH_SIZES } else { &COLUMNS };
         output::list(&mut out, &rows, columns, format.as_deref())?;
     }
