@@ -190,6 +190,12 @@ fn explain_tls(error: &rustls::Error, host: &str, registry: &str) -> Trouble {
             "the certificate of `{host}` is for another name: {bad}"
         ))
         .hint("use the name that the certificate is for")
+    } else if bad.to_string().contains("CaUsedAsEndEntity") {
+        Fail::network(format!(
+            "the certificate of `{host}` is an authority's, which may only sign others"
+        ))
+        .hint("make one that is no authority's: openssl req -x509 … -addext basicConstraints=critical,CA:FALSE")
+        .hint("for a test: --tls-verify=false")
     } else {
         Fail::network(format!("the certificate of `{host}` is not good: {bad}")).hint(trust)
     };
