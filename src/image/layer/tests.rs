@@ -1,4 +1,5 @@
 use super::*;
+use crate::stage::emulation::side::Key;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use tar::{Builder, EntryType, Header};
 
