@@ -43,7 +43,7 @@ fn a_fork_bomb_stops_at_the_limit_of_processes() {
     in_both(
         "pids",
         r#"
-        rl run -d --name bomb --pids-limit 30 busybox sh -c 'bomb() { bomb | bomb & }; bomb; while true; do sleep 1; done' 2>&1 >/dev/null
+        rl run -d --name bomb --pids-limit 30 busybox sh -c 'bomb() { bomb | bomb & }; bomb; exec sleep 1000' 2>&1 >/dev/null
         group=$(group bomb)
         cat $group/pids.max
         wait_for grep -q '^max [1-9]' $group/pids.events
