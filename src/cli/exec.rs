@@ -87,6 +87,9 @@ pub fn exec(args: &ExecArgs, store: &Store) -> Result<u8> {
         let message = format!("-w `{directory}` is not an absolute path");
         return Err(Fail::usage(message).into());
     }
+    if !args.detach {
+        life::check_terminal(args.tty, args.interactive)?;
+    }
     let record = Record::find(store, container)?;
     let spec = record.spec()?;
     let own = variables(&args.env_file, &args.env, &environment()?)?;

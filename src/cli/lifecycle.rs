@@ -417,9 +417,11 @@ pub fn attach(args: &AttachArgs, store: &Store) -> Result<u8> {
             .hint(format!("start it and attach: rl start -a {name}"))
             .into());
     }
+    let input = !args.no_stdin && spec.process.interactive;
+    life::check_terminal(spec.process.tty, input)?;
     let how = Watch {
         tty: spec.process.tty,
-        input: !args.no_stdin && spec.process.interactive,
+        input,
         sig_proxy: args.sig_proxy,
         detach_keys: life::detach_keys(args.detach_keys.as_deref())?,
     };

@@ -453,9 +453,14 @@ impl Monitor {
             Ok(listener) => {
                 self.listener = listener.set_nonblocking(true).is_ok().then_some(listener);
             }
-            Err(error) => self.tell(&Report::Say(format!(
-                "rl attach will not reach it: {error:#}"
-            ))),
+            Err(error) => {
+                let code = crate::error::find(&error).and_then(|fail| fail.code.as_deref());
+                let more = code.map(|code| format!(" (rl explain {code})"));
+                self.tell(&Report::Say(format!(
+                    "rl attach will not reach it: {error:#}{}",
+                    more.unwrap_or_default()
+                )));
+            }
         }
     }
 

@@ -550,7 +550,16 @@ pub fn remove_dir(dir: &Path, plan: &Plan, helpers: Option<&Helpers>) -> Result<
             let job = Job::Remove {
                 paths: vec![dir.to_owned()],
             };
-            stage::parent::job(job, "remove", plan, helpers).map(|_| ())
+            let done = stage::parent::job(job, "remove", plan, helpers).map(|_| ());
+            match plan.is_mapped() {
+                true => done,
+                // What was made while there were ranges.
+                false => done.context(
+                    Fail::denied("there are files of your subordinate ids, which cannot be mapped now")
+                        .hint("have the ranges mapped again (rl doctor says what is missing); then rl system check --repair removes them")
+                        .code("RL-S10"),
+                ),
+            }
         }
         // A file in it is open, be it the lock: a network file system keeps it until then, and the next sweep ends it, at the latest.
         Err(error) if sys::errno_of(&error) == Some(rustix::io::Errno::NOTEMPTY) => Ok(()),

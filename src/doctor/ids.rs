@@ -1,12 +1,10 @@
 //! How many user and group ids a container can have.
 
-use std::io::{BufRead as _, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
-
 use super::parse::Tool;
-use super::probe::{Outcome, PROBE};
+use super::probe::Outcome;
 use super::{Check, Host, Status};
-use crate::idmap::{Available, Helpers, Range};
+use crate::idmap::trial::{self, Trial, Verdict};
+use crate::idmap::{Available, Range};
 
 const ONE_ID: &str =
     "runs with one id: everything inside belongs to you, and ownership is emulated";
@@ -14,97 +12,30 @@ const ONE_ID: &str =
 /// What was found, and a real map under way.
 pub struct Ids {
     available: Available,
-    map: Option<Map>,
-}
-
-/// A child in a new user namespace, and the helpers that write its maps.
-struct Map {
-    child: Child,
-    stdin: ChildStdin,
-    helpers: [(&'static str, Child); 2],
+    map: Option<Trial>,
 }
 
 /// Looks for ranges and helpers, and has them map a child's ids.
 pub fn start() -> Ids {
-    let available = Available::probe();
-    let map = match (
-        &available.helpers,
-        available.uids.first(),
-        available.gids.first(),
-    ) {
-        (Ok(helpers), Some(uids), Some(gids)) => start_map(helpers, *uids, *gids).ok(),
+    let available = Available::look();
+    let has_ranges = !available.uids.is_empty() && !available.gids.is_empty();
+    let map = match &available.helpers {
+        Ok(helpers) if has_ranges => trial::start(helpers, &available.all()).ok(),
         _ => None,
     };
     Ids { available, map }
 }
 
-fn start_map(helpers: &Helpers, uids: Range, gids: Range) -> std::io::Result<Map> {
-    let mut child = Command::new("/proc/self/exe")
-        .args([PROBE, "ids"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let gone = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-    let stdin = child.stdin.take().ok_or_else(gone)?;
-    let mut stdout = child.stdout.take().ok_or_else(gone)?;
-    let mut ready = String::new();
-    // One byte at a time would do; what comes later is read when the child has ended.
-    std::io::BufReader::with_capacity(6, &mut stdout).read_line(&mut ready)?;
-    child.stdout = Some(stdout);
-    // Without a user namespace the question does not arise, and that is said elsewhere.
-    if ready.trim() != "ready" {
-        child.wait()?;
-        return Err(gone());
-    }
-    let run = |program: &std::path::Path, own: u32, range: Range| {
-        let words = [child.id(), 0, own, 1, 1, range.first, range.count];
-        Command::new(program)
-            .args(words.map(|word| word.to_string()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
+/// How many ids the child has in the end.
+fn count(map: Trial) -> Result<u64, String> {
+    let said = match map.finish().map_err(|error| error.to_string())? {
+        Verdict::Refused(said) => return Err(said),
+        Verdict::Mapped(said) => said,
     };
-    let uid = rustix::process::getuid().as_raw();
-    let gid = rustix::process::getgid().as_raw();
-    let newuidmap = run(&helpers.newuidmap, uid, uids)?;
-    let newgidmap = run(&helpers.newgidmap, gid, gids)?;
-    Ok(Map {
-        child,
-        stdin,
-        helpers: [("newuidmap", newuidmap), ("newgidmap", newgidmap)],
-    })
-}
-
-impl Map {
-    /// How many ids the child has in the end.
-    fn finish(mut self) -> Result<u64, String> {
-        let mut said = Vec::new();
-        for (name, helper) in self.helpers {
-            match helper.wait_with_output() {
-                Ok(output) if output.status.success() => {}
-                Ok(output) => {
-                    let text = String::from_utf8_lossy(&output.stderr);
-                    said.push(text.lines().next().unwrap_or(name).to_owned());
-                }
-                Err(error) => said.push(format!("{name}: {error}")),
-            }
-        }
-        let _ = self.stdin.write_all(b"\n"); // a child that has gone says nothing, and that is noticed
-        drop(self.stdin);
-        let output = self
-            .child
-            .wait_with_output()
-            .map_err(|error| error.to_string())?;
-        if !said.is_empty() {
-            return Err(said.join("; "));
-        }
-        match serde_json::from_slice(&output.stdout) {
-            Ok(Outcome::Works(count)) => count.parse().map_err(|_| "no map was written".to_owned()),
-            Ok(Outcome::Fails { call, .. }) => Err(call),
-            Err(error) => Err(format!("the probe said nothing: {error}")),
-        }
+    match serde_json::from_str(&said) {
+        Ok(Outcome::Works(count)) => count.parse().map_err(|_| "no map was written".to_owned()),
+        Ok(Outcome::Fails { call, .. }) => Err(call),
+        Err(error) => Err(format!("the probe said nothing: {error}")),
     }
 }
 
@@ -181,7 +112,7 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
         }
     }
     if let Some(map) = ids.map {
-        checks.extend(tried(host, map.finish()));
+        checks.extend(tried(host, count(map)));
     }
     checks.extend(directory_user(host));
     checks

@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys;
 use crate::sys::mount::Parameter;
 
-/// The first word that makes `rl` such a child; the rest goes to [`probe`].
-pub const PROBE: &str = "__probe";
+pub use crate::idmap::trial::PROBE;
 
 /// No probe may hang: a file system's server can be away. In milliseconds.
 static PATIENCE: AtomicU64 = AtomicU64::new(3000);

@@ -27,6 +27,7 @@ use super::space::{Part, Space};
 use super::store::{self, Images, LayerInfo, PULLED, Usage, name_of};
 use crate::error;
 use crate::paths::Store;
+use crate::stage::emulation::note::{self, Note};
 use crate::sys;
 use crate::sys::fs::Root;
 
@@ -367,7 +368,9 @@ impl Verify<'_> {
             return Ok(None);
         };
         let (scratch, _) = self.unpack(diff_id, &layer, info.ids)?;
-        let found = difference(&dir.join("fs"), &scratch.path().join("fs"))
+        let lacks_devices = info.ids == Ids::Single && info.report.skipped_devices > 0;
+        let (old, new) = (dir.join("fs"), scratch.path().join("fs"));
+        let found = difference(&old, &new, lacks_devices)
             .with_context(|| format!("comparing `{}`", dir.display()))?;
         Ok(found.map(|found| format!("is damaged: {found}")))
     }
@@ -457,7 +460,9 @@ pub fn digest_of(path: &Path) -> std::io::Result<Digest> {
 
 /// The first difference between two trees that were unpacked from one layer, in words. Times of directories and of marks for
 /// what is deleted do not count: not all of them are the layer's.
-fn difference(old: &Path, new: &Path) -> Result<Option<String>> {
+///
+/// With `lacks_devices` the old one is by an `rl` that left devices out, for which there are files with a note now.
+fn difference(old: &Path, new: &Path, lacks_devices: bool) -> Result<Option<String>> {
     let (old, new) = (Root::open_trusted(old)?, Root::open_trusted(new)?);
     let mut todo = vec![PathBuf::new()];
     while let Some(path) = todo.pop() {
@@ -468,7 +473,10 @@ fn difference(old: &Path, new: &Path) -> Result<Option<String>> {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let (a, b) = (old.open(here, flags)?, new.open(here, flags)?);
-        let (has, should) = (names(&a)?, names(&b)?);
+        let (has, mut should) = (names(&a)?, names(&b)?);
+        if lacks_devices {
+            should.retain(|name| has.contains(name) || !is_noted_device(&b, name));
+        }
         if let Some(name) = has.symmetric_difference(&should).next() {
             let path = path.join(OsStr::from_bytes(name));
             let what = if should.contains(name) {
@@ -575,7 +583,21 @@ fn compare(a: &OwnedFd, b: &OwnedFd, name: &OsStr) -> Result<Same> {
     })
 }
 
-/// All extended attributes that can be seen.
+/// Whether this file stands for a device.
+fn is_noted_device(dir: &OwnedFd, name: &[u8]) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(dir, OsStr::from_bytes(name), flags, Mode::empty()) else {
+        return false;
+    };
+    let mut value = [0; note::LONGEST];
+    rustix::fs::fgetxattr(&file, note::NAME, &mut value[..])
+        .ok()
+        .and_then(|length| Note::parse(&value[..length]))
+        .is_some_and(|note| note.device.is_some())
+}
+
+/// All extended attributes that can be seen. Of a note, what it says: there are several spellings, and one that says what is
+/// so without it is as none.
 fn attributes(fd: BorrowedFd<'_>) -> sys::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut list = vec![0; 64 << 10]; // XATTR_LIST_MAX
@@ -592,7 +614,16 @@ fn attributes(fd: BorrowedFd<'_>) -> sys::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let mut value = vec![0; 64 << 10]; // XATTR_SIZE_MAX
         // One that may be seen and not read is the kernel's.
         if let Ok(length) = rustix::fs::getxattr(&*path, name, &mut value[..]) {
-            all.insert(name.to_vec(), value[..length].to_vec());
+            let mut value = value[..length].to_vec();
+            if name == note::NAME.as_bytes()
+                && let Some(note) = Note::parse(&value)
+            {
+                if note.is_plain() {
+                    continue;
+                }
+                value = note.text(FileType::RegularFile, 0).into_bytes();
+            }
+            all.insert(name.to_vec(), value);
         }
     }
     Ok(all)

@@ -340,6 +340,45 @@ fn a_changed_tree_is_found_and_made_anew_when_nothing_stands_on_it() {
 }
 
 #[test]
+fn layers_by_an_older_rl_are_whole_no_ranges() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let layer = Layer::new()
+        .owned("etc/owned", 7, 8, "text")
+        .owned("etc/roots", 0, 0, "text")
+        .device("etc/device", 1, 3);
+    home.load(&Image::on_busybox(vec![layer]), "old");
+    home.rl("system check").says("nothing is wrong");
+    let layers = std::fs::read_dir(home.store().join("layers")).unwrap();
+    let layer = layers
+        .map(|entry| entry.unwrap().path())
+        .find(|layer| layer.join("fs/etc/owned").exists())
+        .expect("the layer");
+    let etc = |line: &str| {
+        home.program("sh")
+            .args(["-ec", line])
+            .cwd(layer.join("fs/etc"))
+            .ok()
+    };
+    let note = "getfattr --only-values -n user.containers.override_stat";
+    etc(&format!("{note} owned")).stdout_is("7:8:0644:file");
+    // It wrote no kind, noted root's files too, and left devices out.
+    etc("setfattr -n user.containers.override_stat -v 7:8:0644 owned
+         setfattr -n user.containers.override_stat -v 0:0:0644 roots; rm device");
+    let described = layer.join("layer.json");
+    let mut text = std::fs::read_to_string(&described).unwrap();
+    assert!(text.contains("\"skipped_devices\":0"), "{text}");
+    text = text.replace("\"skipped_devices\":0", "\"skipped_devices\":1");
+    std::fs::write(&described, text).unwrap();
+    home.rl("system check").says("nothing is wrong");
+    // Another owner is damage, and so is another file that is missing.
+    etc("setfattr -n user.containers.override_stat -v 7:9:0644 owned");
+    mended(&home, "`/etc/owned` has other attributes");
+    etc("rm roots");
+    mended(&home, "`/etc/roots` is missing");
+}
+
+#[test]
 fn what_is_of_no_image_is_found_and_can_be_pruned() {
     needs!(Need::Ours);
     let home = Home::with_busybox();

@@ -1,7 +1,8 @@
 //! `rl doctor`, `info`, `version`, `completion`: what it says of the machine and of itself.
 
-use crate::support::Home;
+use crate::machines::on_machine;
 use crate::support::host::Need;
+use crate::support::{Home, Output};
 
 #[test]
 fn the_doctor_finds_a_prepared_machine_well() {
@@ -143,4 +144,115 @@ fn help_is_on_stdout_and_names_the_flags() {
     {
         output.stdout_has(flag);
     }
+}
+
+#[test]
+fn failures_made_for_real_have_code_cause_and_remedy() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::with_busybox();
+    let open = home.dir("open");
+    rustix::fs::chmod(&open, 0o777.into()).unwrap();
+    let file = home.file("closed.sqsh", "hsqs");
+    rustix::fs::chmod(&file, 0.into()).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    home.rl("network create n").ok();
+    let run = |words: &str| home.rl(&format!("run --rm {words}"));
+    let cases = [
+        (
+            run("-p 80:80 busybox true"),
+            "RL-N03",
+            "is root's",
+            "-p 8080:80",
+        ),
+        (
+            run(&format!("-p 127.0.0.1:{port}:80 busybox true")),
+            "RL-N08",
+            "is taken",
+            "ss -ltnp",
+        ),
+        (
+            home.rl("pull 127.0.0.1:1/x"),
+            "RL-N06",
+            "refuses the connection",
+            "is the registry running",
+        ),
+        (
+            run("--network n busybox true").env("RL_RUNTIME_DIR", &open),
+            "RL-R01",
+            "is not yours alone",
+            "chmod 700",
+        ),
+        (
+            run("--network none -u 4000000 busybox true"),
+            "RL-S04",
+            "has no such id",
+            "rl doctor",
+        ),
+        (
+            run("--network none --ulimit nofile=999999999 busybox true"),
+            "RL-K05",
+            "the highest possible here is",
+            "limits.conf",
+        ),
+        (
+            run("--network none").arg(&file).arg("true"),
+            "RL-I05",
+            "you may not read",
+            "chmod a+r",
+        ),
+    ];
+    for (run, code, cause, remedy) in cases {
+        explained(&run.fails(125), code, cause, remedy);
+    }
+    home.rl("run -d --name deaf --network none busybox true")
+        .env("RL_RUNTIME_DIR", &open)
+        .ok()
+        .stderr_has("is not yours alone (rl explain RL-R01)");
+    home.rl("rm -f deaf").ok();
+    drop(taken);
+    home.rl("network rm n").ok();
+}
+
+/// The message names the cause, what to do, and the page that says more.
+#[track_caller]
+fn explained(output: &Output, code: &str, cause: &str, remedy: &str) {
+    output.stderr_has(cause).stderr_has(remedy);
+    output.stderr_has("to fix:  ");
+    output.stderr_has(&format!("rl explain {code}"));
+}
+
+#[test]
+fn failures_of_a_poor_machine_have_code_cause_and_remedy() {
+    needs!(Need::Ours, Need::AsRoot);
+    let setup = "\"$RL\" load -q -i \"$ARCHIVE\" >/dev/null 2>&1; run() { \"$RL\" run --rm \"$@\" busybox true && exit 9 || true; \"$RL\" system reset -f >/dev/null; }; ";
+    // The code names the directory, too.
+    let poor = |options: &[&str], line: &str, [code, cause, remedy]: [&str; 3]| {
+        let output = on_machine(options, code, &format!("{setup}{line}")).ok();
+        explained(&output, code, cause, remedy);
+    };
+    poor(
+        &["--no-helpers"],
+        "run --network pasta",
+        ["RL-N02", "pasta is not installed", "the package `passt`"],
+    );
+    poor(
+        &["--hide", "/dev/net/tun"],
+        "run --network pasta",
+        ["RL-N01", "needs /dev/net/tun", "modprobe tun"],
+    );
+    poor(
+        &["--no-cgroup"],
+        "run --network none --memory 64m",
+        [
+            "RL-C01",
+            "a mix of version 1 and 2",
+            "systemd.unified_cgroup_hierarchy=1",
+        ],
+    );
+    poor(
+        &["--most", "net=0"],
+        "run --network none",
+        ["RL-U03", "no more namespaces", "max_*_namespaces"],
+    );
 }

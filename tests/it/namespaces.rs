@@ -43,6 +43,38 @@ fn a_flag_shares_the_hosts() {
 }
 
 #[test]
+fn docker_and_podman_may_name_what_is_so_anyway() {
+    let home = Home::with_busybox();
+    for (flag, name, words) in [
+        ("--pid", "pid", &["private"][..]),
+        ("--ipc", "ipc", &["private", "shareable", "none"]),
+        ("--uts", "uts", &["private"]),
+        ("--cgroupns", "cgroup", &["private"]),
+    ] {
+        for word in words {
+            for spelling in [
+                vec![format!("{flag}={word}")],
+                vec![flag.into(), word.to_string()],
+            ] {
+                let output = home
+                    .rl("run --rm --network none")
+                    .args(&spelling)
+                    .args(["busybox", "readlink"])
+                    .arg(format!("/proc/self/ns/{name}"))
+                    .ok();
+                assert!(
+                    output.text().starts_with(&format!("{name}:[")),
+                    "{output:?}"
+                );
+                assert_ne!(output.text(), host_namespace(name), "{spelling:?}");
+            }
+        }
+    }
+    home.rl("run --rm --network none --pid none busybox true")
+        .fails(125);
+}
+
+#[test]
 fn with_the_hosts_pids_the_host_is_seen() {
     let home = Home::with_busybox();
     let own = std::process::id().to_string();

@@ -143,6 +143,32 @@ fn a_terminal_without_one_outside_is_refused_or_made() {
 }
 
 #[test]
+fn what_goes_into_a_terminal_comes_from_one() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let refused = |run: Run| {
+        let output = run.fails(125);
+        assert!(
+            output.stderr.contains("the input device is not a TTY"),
+            "{output:?}"
+        );
+    };
+    refused(home.rl("run --rm -it --network none busybox true"));
+    refused(home.rl("run -it --network none busybox true"));
+    home.rl("ps -aq").says("");
+    home.rl("create -it --network none busybox true").ok();
+    home.rl("run -dit --name c --network none busybox sleep 1000")
+        .ok();
+    refused(home.rl("exec -it c true"));
+    refused(home.rl("attach c"));
+    home.rl("exec -dit c true").ok();
+    home.rl("exec -i c cat").says("");
+    let output = home.rl("exec -t c tty").ok();
+    assert!(output.text().starts_with("/dev/"), "{output:?}");
+    home.rl("rm -f c").ok();
+}
+
+#[test]
 fn output_at_the_end_is_not_lost() {
     let home = Home::with_busybox();
     for _ in 0..5 {

@@ -1,4 +1,6 @@
-//! `--restart`, `--log-driver`, `--log-opt`, `--health-…`, `--detach-keys`: what concerns a container's life. Pure.
+//! `--restart`, `--log-driver`, `--log-opt`, `--health-…`, `--detach-keys`, `-it`: what concerns a container's life.
+
+use std::io::IsTerminal as _;
 
 use jiff::SignedDuration;
 
@@ -11,6 +13,16 @@ use crate::spec::{Health, Log, Restart};
 
 /// The keys that leave a terminal when none are named: docker's.
 pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
+/// Refuses what is typed into a terminal inside where no terminal is outside, as docker does: its line editing and signals would
+/// be lost, and what is piped in would be echoed.
+pub fn check_terminal(tty: bool, input: bool) -> Result<(), Fail> {
+    if tty && input && !std::io::stdin().is_terminal() {
+        return Err(Fail::usage("the input device is not a TTY")
+            .hint("-t needs a terminal on standard input; in scripts and pipes use -i alone"));
+    }
+    Ok(())
+}
 
 /// `no`, `on-failure[:N]`, `always`, `unless-stopped`.
 pub fn restart(text: &str) -> Result<Restart, Fail> {

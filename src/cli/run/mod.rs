@@ -24,7 +24,6 @@ mod rules;
 mod spec;
 pub mod values;
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -49,6 +48,9 @@ use values::{boolean, size};
 /// `rl run`: the exit code is the program's.
 pub fn run(args: &RunArgs, store: &Store) -> Result<u8> {
     // Without --rm it stays, with its log: that takes a monitor.
+    if !args.detach {
+        life::check_terminal(args.tty, args.interactive)?;
+    }
     if args.detach || !args.rm {
         return super::lifecycle::run(args, store);
     }
@@ -106,7 +108,6 @@ pub fn environment() -> Result<Environment<'static>> {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
         cwd: working_directory(),
-        stdin_is_terminal: std::io::stdin().is_terminal(),
         selinux: has_selinux(),
         masked_paths: confine::default_masked_paths(),
         id: container::new_id()?,

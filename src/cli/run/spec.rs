@@ -26,8 +26,6 @@ pub struct Environment<'a> {
     pub variables: Vec<(String, String)>,
     /// The caller's working directory.
     pub cwd: PathBuf,
-    /// Standard input is a terminal.
-    pub stdin_is_terminal: bool,
     /// SELinux decides what containers may read here.
     pub selinux: bool,
     /// What is hidden from containers on this machine.
@@ -101,10 +99,6 @@ impl Environment<'_> {
 /// [`crate::error::Kind::Usage`] and others, with the flag and what is wrong with it.
 pub fn spec(args: &RunArgs, environment: &Environment<'_>) -> Result<ContainerSpec, Fail> {
     let (image, rootfs, command) = root(args, environment)?;
-    if args.tty && args.interactive && !environment.stdin_is_terminal {
-        return Err(Fail::usage("the input device is not a TTY")
-            .hint("-t needs a terminal on standard input; in scripts and pipes use -i alone"));
-    }
     let namespaces = namespaces(args)?;
     let network = network(args)?;
     refuse_conflicts(args, &namespaces, &network)?;
@@ -402,7 +396,6 @@ pub mod tests {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .to_vec(),
             cwd: PathBuf::from("/cwd"),
-            stdin_is_terminal: true,
             selinux: false,
             masked_paths: confine::DEFAULT_MASKED_PATHS.map(str::to_owned).to_vec(),
             id: "0".repeat(64),
@@ -546,18 +539,6 @@ pub mod tests {
                 ("--name a/b", "error: `a/b` cannot name a container"),
             ],
         );
-    }
-
-    #[test]
-    fn a_terminal_needs_a_terminal() {
-        let pipe = || Environment {
-            stdin_is_terminal: false,
-            ..environment()
-        };
-        let fail = spec(&args("-it alpine"), &pipe()).expect_err("refused");
-        assert_eq!(fail.message, "the input device is not a TTY");
-        assert!(spec(&args("-t alpine"), &pipe()).is_ok());
-        assert!(spec(&args("-i alpine"), &pipe()).is_ok());
     }
 
     #[test]

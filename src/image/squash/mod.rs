@@ -79,6 +79,8 @@ impl Squash {
                     .hint("an image of a registry is named without `/` or `.` before it")
             } else if kind == io::ErrorKind::PermissionDenied {
                 Fail::denied(format!("you may not read `{shown}`"))
+                    .hint(format!("its owner can let you: chmod a+r {shown}"))
+                    .code("RL-I05")
             } else {
                 Fail::system(format!("cannot read `{shown}`"))
             };

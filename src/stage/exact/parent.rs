@@ -314,7 +314,7 @@ fn map(pid: rustix::process::Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Res
     } else if alone {
         (How::Single, None)
     } else {
-        (How::Helpers, Some(idmap::Available::probe().helpers?))
+        (How::Helpers, Some(idmap::find_helpers()?))
     };
     let plan = Plan {
         uids: extents(uids),

@@ -95,6 +95,7 @@ rows! {
     nothing_is_missing
     without_ranges
     no_newuidmap
+    ranges_that_overlap
     neither_ranges_nor_any_helper
     no_new_privs
     no_dev_fuse
@@ -205,4 +206,42 @@ fn without_a_terminal_one_is_refused_and_all_else_works() {
     needs!(Need::Ours, Need::AsRoot);
     let line = "\"$RL\" load -q -i \"$ARCHIVE\" >/dev/null; setsid \"$RL\" run --rm -i busybox cat </dev/null; setsid \"$RL\" run --rm -i busybox echo hi </dev/null; \"$RL\" system reset -f >/dev/null";
     on_machine(&[], "tty", line).says("hi");
+}
+
+#[test]
+fn ranges_that_are_spoilt_and_mended_leave_files_as_they_are() {
+    needs!(Need::Ours, Need::AsRoot);
+    // A list that the user can spoil, seen by nobody else.
+    let own_list =
+        "cp /etc/subuid list && chown \"$AS_USER\" list && mount --bind list /etc/subuid";
+    let line = r#"
+rl() { "$RL" "$@"; }
+seen() { rl run --rm -v data:/data busybox stat -c '%u %a' /data/of-1000; }
+rl load -q -i "$ARCHIVE" >/dev/null
+rl run --rm -v data:/data busybox sh -c 'mkdir -m 700 /data/of-1000 && chown 1000 /data/of-1000'
+rl create --name old busybox sh -c 'wc -l </proc/self/uid_map' >/dev/null
+rl start -a old; seen
+rl create --name gone busybox sh -c 'mkdir -p -m 700 /x/y && chown -R 1000 /x && chmod 700 /x' >/dev/null; rl start -a gone
+cp list good; awk -F: '{ print } $1 == "rl-test" { print $1 ":" $2 + 9 ":9" }' good >list
+rl start -a old 2>&1; seen 2>/dev/null
+rl cp old:/etc/passwd copied && rl commit -q old changed >/dev/null && [ -s copied ] && echo usable
+rl rm gone 2>&1 | grep -o 'rl explain RL-S10' || true
+cat good >list
+rl start -a old; seen
+rl rm old >/dev/null; rl system check --repair >/dev/null || true; rl system check; rl system reset -f >/dev/null"#;
+    let output = on_machine(&["--prepare", own_list], "spoilt", line).ok();
+    let one_id = "rl: newuidmap fails: write to uid_map failed: Invalid argument: running with one id; other owners and users inside are emulated: they can be set, and nothing comes of it (rl explain RL-S03)";
+    let expected = [
+        "2",
+        "1000 700",
+        one_id,
+        "1",
+        "65534 700",
+        "usable",
+        "rl explain RL-S10",
+        "2",
+        "1000 700",
+        "nothing is wrong",
+    ];
+    assert_eq!(output.lines(), expected, "{output:?}");
 }

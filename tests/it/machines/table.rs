@@ -111,6 +111,18 @@ const NO_POWER_PULL: &str = noted!(
     "this process has no_new_privs set, so newuidmap gains no rights",
     "RL-S03"
 );
+const REFUSED: &str = one_id!(
+    "newuidmap fails: write to uid_map failed: Invalid argument",
+    "RL-S03"
+);
+const REFUSED_USER: &str = one_user!(
+    "newuidmap fails: write to uid_map failed: Invalid argument",
+    "RL-S03"
+);
+const REFUSED_PULL: &str = noted!(
+    "newuidmap fails: write to uid_map failed: Invalid argument",
+    "RL-S03"
+);
 const OUTER_ONE: &str = one_id!(
     "what this runs in has one user or group id itself",
     "RL-S01"
@@ -200,6 +212,16 @@ pub const HOST: &[Row] = &[
         ],
         before: "",
         cells: every_run!(NO_HELPER_PULL, NO_HELPER, NO_HELPER_USER),
+    },
+    Row {
+        name: "ranges_that_overlap",
+        missing: "sense in `/etc/subuid`: two ranges overlap, and the kernel refuses the map",
+        made: &[
+            "--prepare",
+            "awk -F: '{ print } $1 == \"rl-test\" { print $1 \":\" $2 + 9 \":9\" }' /etc/subuid >subuid && mount --bind subuid /etc/subuid",
+        ],
+        before: "",
+        cells: every_run!(REFUSED_PULL, REFUSED, REFUSED_USER),
     },
     Row {
         name: "neither_ranges_nor_any_helper",

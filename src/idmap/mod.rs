@@ -1,10 +1,12 @@
 //! Which ids a container has, and how they get mapped: the user's ranges through `newuidmap` and
 //! `newgidmap`, else one id (docs/design: the ladder). Decides here, acts in [`apply`].
 
+pub mod trial;
+
 use std::ffi::OsStr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Pid;
@@ -182,9 +184,34 @@ impl Available {
         available
     }
 
-    /// Looks at this machine.
+    /// Looks at this machine, and has the helpers map the user's ranges once, before anything depends on it.
     #[must_use]
     pub fn probe() -> Self {
+        let mut available = Self::look();
+        let Ok(helpers) = &available.helpers else {
+            return available;
+        };
+        let (uids, gids) = (&available.uids, &available.gids);
+        if uids.is_empty() || gids.is_empty() {
+            return available;
+        }
+        if let Some(fail) = trial::refusal(helpers, uids, gids, &available.all()) {
+            available.helpers = Err(fail);
+        }
+        available
+    }
+
+    /// The maps that have all there is.
+    #[must_use]
+    pub fn all(&self) -> Plan {
+        let uid = rustix::process::getuid().as_raw();
+        let gid = rustix::process::getgid().as_raw();
+        ranged(&UserNs::Auto, self, uid, gid)
+    }
+
+    /// Looks at this machine, and believes what it sees.
+    #[must_use]
+    pub fn look() -> Self {
         let uid = rustix::process::getuid().as_raw();
         let names = user_names(uid);
         let mut uids = ranges(Path::new("/etc/subuid"), &names, uid, "");
@@ -221,7 +248,7 @@ pub fn plan(userns: &UserNs, available: &Available) -> Result<(Plan, Option<Noti
         Ok(_) => None,
     };
     let Some(missing) = missing else {
-        return Ok((ranged(userns, available, uid, gid)?, None));
+        return Ok((ranged(userns, available, uid, gid), None));
     };
     if uid == 0 && count(&available.own_uids) > 1 && count(&available.own_gids) > 1 {
         let notice =
@@ -317,7 +344,7 @@ fn no_ranges(available: &Available) -> Fail {
         .code("RL-S01")
 }
 
-fn ranged(userns: &UserNs, available: &Available, uid: u32, gid: u32) -> Result<Plan> {
+fn ranged(userns: &UserNs, available: &Available, uid: u32, gid: u32) -> Plan {
     let (uids, gids) = match userns {
         UserNs::Auto | UserNs::Host => (
             around(&available.uids, Some((0, uid))),
@@ -332,11 +359,11 @@ fn ranged(userns: &UserNs, available: &Available, uid: u32, gid: u32) -> Result<
         ),
         UserNs::NoMap => (around(&available.uids, None), around(&available.gids, None)),
     };
-    Ok(Plan {
+    Plan {
         uids,
         gids,
         how: How::Helpers,
-    })
+    }
 }
 
 /// The ranges laid out from 0 on inside, around the one id `own` = (inside, on the host) if there is one.
@@ -587,12 +614,8 @@ fn lines(extents: &[Extent]) -> String {
 /// Both programs side by side: each costs a process start.
 fn run_helpers(pid: Pid, plan: &Plan, helpers: &Helpers) -> Result<()> {
     let start = |program: &Path, extents: &[Extent]| {
-        let numbers = extents
-            .iter()
-            .flat_map(|extent| [extent.inner, extent.host, extent.count]);
         Command::new(program)
-            .arg(pid.as_raw_nonzero().to_string())
-            .args(numbers.map(|number| number.to_string()))
+            .args(words(pid.as_raw_nonzero().get().unsigned_abs(), extents))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -620,18 +643,44 @@ fn run_helpers(pid: Pid, plan: &Plan, helpers: &Helpers) -> Result<()> {
         (&helpers.newgidmap, gid_done),
     ] {
         if !done.status.success() {
-            let said = String::from_utf8_lossy(&done.stderr);
-            let name = program
-                .file_name()
-                .unwrap_or(OsStr::new("?"))
-                .to_string_lossy();
-            return Err(Fail::unsupported(format!("mapping the ids: {} ({})", said.trim(), done.status))
-                .hint(format!("check your ranges in /etc/subuid and /etc/subgid, and that {name} is setuid root: rl doctor"))
-                .code("RL-S03")
-                .into());
+            trial::forget();
+            return Err(refused(&complaint(program, &done)).into());
         }
     }
     Ok(())
+}
+
+/// The words of a helper that maps ids of the process `pid`. Source: newuidmap(1).
+fn words(pid: u32, extents: &[Extent]) -> impl Iterator<Item = String> + use<> {
+    let numbers: Vec<u32> = extents
+        .iter()
+        .flat_map(|extent| [extent.inner, extent.host, extent.count])
+        .collect();
+    std::iter::once(pid)
+        .chain(numbers)
+        .map(|number| number.to_string())
+}
+
+/// What a helper that failed said, without its name.
+fn complaint(program: &Path, output: &Output) -> String {
+    let name = program
+        .file_name()
+        .unwrap_or(OsStr::new("?"))
+        .to_string_lossy();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().next().unwrap_or_default().trim();
+    let said = said.strip_prefix(&format!("{name}: ")).unwrap_or(said);
+    match said {
+        "" => format!("{name} fails ({})", output.status),
+        _ => format!("{name} fails: {said}"),
+    }
+}
+
+fn refused(said: &str) -> Fail {
+    Fail::unsupported(said)
+        .hint("check your lines in /etc/subuid and /etc/subgid: none may overlap another or your own id, and an outer container has to have them all")
+        .hint("ask your administrator to look whether newuidmap and newgidmap are setuid root: rl doctor")
+        .code("RL-S03")
 }
 
 #[cfg(test)]
