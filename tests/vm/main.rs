@@ -29,3 +29,4 @@ mod logins;
 mod named;
 mod nfs;
 mod reboot;
+mod runtime;
