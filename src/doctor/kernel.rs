@@ -276,6 +276,10 @@ fn limits() -> Check {
     if low.is_empty() {
         return check;
     }
+    let raised: Vec<String> = low
+        .iter()
+        .filter_map(|limit| Some(format!("{}=28633", limit.split_once('=')?.0)))
+        .collect();
     Check {
         found: low.join(" "),
         ..check
@@ -285,9 +289,7 @@ fn limits() -> Check {
         "few containers can run at once",
         "runs as many as there is room for",
     )
-    .admin(
-        "echo user.max_user_namespaces=28633 > /etc/sysctl.d/99-rootless.conf && sysctl --system",
-    )
+    .admin(format!("sysctl -w {}", raised.join(" ")))
 }
 
 fn fresh_proc(host: &Host, outcome: &Outcome) -> Check {

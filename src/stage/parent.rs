@@ -686,7 +686,7 @@ pub(super) fn clone(sealed: &Sealed<'_>) -> Result<Child> {
     sys::process::spawn_sealed(sealed).map_err(|error| {
         let fail = match error.errno {
             Errno::NOSPC | Errno::USERS => Fail::unsupported("the kernel allows no more namespaces (this is not about disk space)")
-                .hint("see /proc/sys/user/max_*_namespaces; your administrator can raise them: sysctl user.max_user_namespaces=28633")
+                .hint("see /proc/sys/user/max_*_namespaces; your administrator can raise what is low there, such as: sysctl user.max_user_namespaces=28633")
                 .code("RL-U03"),
             Errno::PERM | Errno::ACCESS => Fail::unsupported("the kernel refuses user namespaces to ordinary users")
                 .hint("your administrator can allow them: sysctl kernel.unprivileged_userns_clone=1 (Debian), see rl doctor")

@@ -34,9 +34,8 @@ fn lives(login: Login, spec: &str, slice: &str, systemctl: &str, group_of: &str)
             "#
         ))
         .ok();
-    output.stdout_is(
-        "67108864\n50\n20000 100000\nactive\n33554432\n\"status\":\"paused\"\ninactive",
-    );
+    output
+        .stdout_is("67108864\n50\n20000 100000\nactive\n33554432\n\"status\":\"paused\"\ninactive");
 }
 
 #[test]
