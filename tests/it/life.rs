@@ -404,7 +404,9 @@ fn a_detached_rm_container_leaves_nothing() {
     });
     let sockets = home.path().join("run/rl");
     wait_for("its socket to go", || {
-        (std::fs::read_dir(&sockets).into_iter().flatten().count() == 0).then_some(())
+        let all = std::fs::read_dir(&sockets).into_iter().flatten().flatten();
+        // What the id helpers can do is kept until the next boot.
+        (all.filter(|entry| entry.file_name() != "ids").count() == 0).then_some(())
     });
     detached(&home, "c", "--rm", POLITE);
     home.rl("stop -t 0 c").says("c");
