@@ -124,8 +124,11 @@ fn litter(home: &Home) -> String {
         .chain([&runtime])
     {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.file_name() == "helpers.json" {
-                continue; // what the network helpers know, kept until the next boot
+            if ["helpers.json", "ids"]
+                .iter()
+                .any(|name| entry.file_name() == *name)
+            {
+                continue; // what the helpers can do, kept until the next boot
             }
             lines.push(format!("file {}", entry.path().display()));
         }
