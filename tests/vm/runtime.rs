@@ -12,9 +12,9 @@ fn lives(login: Login, spec: &str, slice: &str, systemctl: &str, group_of: &str)
             cd show && rl runtime spec {spec} && cd ..
             limits='"resources":{{"memory":{{"limit":67108864}},"pids":{{"limit":50}},"cpu":{{"quota":20000,"period":100000}}}}'
             # What the template has of it, by itself, is not what is tried here.
-            tr -d '\n\t' <show/config.json | sed 's|"terminal": *true|"terminal":false|; s|"resources": *{{[^}}]*}}[^}}]*}},||; s|"cgroupsPath": *"[^"]*",||' >plain.json
+            tr -d '\n\t' <show/config.json | sed 's|"terminal": *true|"terminal":false|; s|,"resources": *{{[^}}]*}}[^}}]*}}||; s|"cgroupsPath": *"[^"]*",||' >plain.json
             sed 's|"args": *\["sh"\]|"args":["sh","-c","cd /sys/fs/cgroup; cat memory.max pids.max cpu.max"]|; s|"linux": *{{|"linux":{{"cgroupsPath":"{slice}:rl:show",'"$limits"',|' plain.json >show/config.json
-            rl runtime --systemd-cgroup run show
+            rl runtime --systemd-cgroup run --bundle show show </dev/null
             cp -a show/rootfs stay/rootfs
             sed 's|"args": *\["sh"\]|"args":["sleep","1000"]|; s|"linux": *{{|"linux":{{"cgroupsPath":"{slice}:rl:stay",'"$limits"',|' plain.json >stay/config.json
             rl runtime --systemd-cgroup create --bundle stay stay </dev/null >/dev/null 2>&1
@@ -46,4 +46,42 @@ fn the_users_systemd_makes_the_groups() {
 #[test]
 fn roots_systemd_makes_the_groups() {
     lives(ROOT, "", "system.slice", "systemctl", "$group");
+}
+
+/// Removed at the end.
+struct Profile;
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        let removed = ROOT.sh("apparmor_parser -R /tmp/rl-vm.profile").run();
+        if !removed.status.success() {
+            eprintln!("{}", removed.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_profile_of_apparmor_confines_the_program() {
+    let _profile = Profile;
+    ROOT.sh(
+        r"printf 'profile rl-vm flags=(attach_disconnected,mediate_deleted) {\n file,\n capability,\n network,\n mount,\n umount,\n pivot_root,\n signal,\n ptrace,\n unix,\n deny /**/denied r,\n deny /denied r,\n}\n' >/tmp/rl-vm.profile
+          apparmor_parser -r /tmp/rl-vm.profile",
+    )
+    .ok();
+    let output = DEV
+        .sh(r#"
+            work=$(mktemp -d) && cd "$work"
+            mkdir rootfs && tar -xf /srv/busybox.tar -C rootfs && echo no >rootfs/denied && echo yes >rootfs/allowed
+            rl runtime spec --rootless
+            tr -d '\n\t' <config.json | sed 's|"terminal": *true|"terminal":false|; s|"process": *{|"process":{"apparmorProfile":"rl-vm",|; s|"args": *\["sh"\]|"args":["sh","-c","cat /proc/self/attr/current /allowed; cat /denied"]|' >new.json
+            mv new.json config.json
+            rl runtime run confined </dev/null || echo "exit code $?"
+            sed -i s/rl-vm/rl-none/ config.json
+            rl runtime run confined </dev/null || echo "exit code $?"
+            cd / && rm -rf "$work"
+            "#)
+        .ok();
+    output.stdout_is("rl-vm (enforce)\nyes\nexit code 1\nexit code 1");
+    output.stderr_has("Permission denied");
+    output.stderr_has("rl-none");
 }
