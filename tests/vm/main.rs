@@ -26,6 +26,7 @@ mod general;
 mod guest;
 mod limits;
 mod logins;
+mod machines;
 mod named;
 mod nfs;
 mod reboot;

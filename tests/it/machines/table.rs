@@ -685,4 +685,8 @@ Made from the table of `tests/it/machines/table.rs`, each row of which is a test
 
 *works*: all of it, and nothing is said. A number: it works, and `rl` says what it gave up, in the line of that number below. A code: it
 does not, and the message names the code (`rl explain CODE`). –: there is no container to try it on.
+
+What only root of a whole machine can take away is in `tests/vm/machines.rs`, in a virtual machine: user namespaces switched off (`RL-U02`, with the line for the
+administrator), the modules `overlay` (fuse-overlayfs stands in) and `tun` (the host's network), the processes of others (`hidepid=2`: all works), a home on NFS (the store is put
+elsewhere), all capabilities by a profile of AppArmor's (a code and a remedy); `tests/vm/nfs.rs` has a store on NFS.
 ";

@@ -1,0 +1,126 @@
+//! Machines that give less, of those that only root of a whole machine can make; the others are in `tests/it/machines`.
+
+use crate::guest::{DEV, ROOT, Store};
+
+/// Undone at the end, whatever happened.
+struct Made(&'static str);
+
+impl Made {
+    fn new(make: &str, undo: &'static str) -> Self {
+        let made = Self(undo);
+        ROOT.sh(make).ok();
+        made
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let output = ROOT.sh(self.0).run();
+        if !output.status.success() {
+            eprintln!("{}: {}", self.0, output.stderr);
+        }
+    }
+}
+
+#[test]
+fn without_user_namespaces_nothing_runs_and_the_line_for_the_administrator_is_there() {
+    let store = Store::new(DEV, "switched-off");
+    let made = Made::new(
+        "sysctl -q kernel.unprivileged_userns_clone=0",
+        "sysctl -q kernel.unprivileged_userns_clone=1",
+    );
+    let output = store.sh("rl run --rm busybox true").run().code(125);
+    output.stderr_has("RL-U02");
+    output.stderr_has("kernel.unprivileged_userns_clone=1");
+    drop(made);
+    store
+        .sh("rl run --rm --network none busybox echo back")
+        .ok()
+        .stdout_is("back");
+}
+
+#[test]
+fn without_the_module_for_overlays_fuse_stands_in() {
+    let store = Store::new(DEV, "no-overlay");
+    let _made = Made::new(
+        "echo 'install overlay /bin/false' >/etc/modprobe.d/no.conf; modprobe -r overlay || true; ! grep -q overlay /proc/filesystems",
+        "rm /etc/modprobe.d/no.conf; modprobe overlay",
+    );
+    let output = store
+        .sh("rl run --rm --network none busybox sh -c 'echo new >/new; cat /new'")
+        .ok();
+    output.stdout_is("new");
+    output.stderr_has("using fuse-overlayfs (rl explain RL-F03)");
+}
+
+#[test]
+fn without_the_module_for_tun_the_hosts_network_is_used_unless_another_is_asked_for() {
+    let store = Store::new(DEV, "no-tun");
+    let _made = Made::new(
+        "echo 'install tun /bin/false' >/etc/modprobe.d/no.conf; modprobe -r tun; ! grep -qw tun /proc/misc",
+        "rm /etc/modprobe.d/no.conf; modprobe tun",
+    );
+    let output = store.sh("rl run --rm busybox echo hi").ok();
+    output.stdout_is("hi");
+    output.stderr_has("using the host's network");
+    let output = store
+        .sh("rl run --rm --network pasta busybox true")
+        .run()
+        .code(125);
+    output.stderr_has("RL-N01");
+}
+
+#[test]
+fn where_the_processes_of_others_are_hidden_all_works() {
+    let store = Store::new(DEV, "hidden");
+    let _made = Made::new(
+        "mount -o remount,hidepid=2 /proc",
+        "mount -o remount,hidepid=0 /proc",
+    );
+    store
+        .sh("rl run -d --name c busybox sleep 1000 >/dev/null
+             rl exec c echo inside
+             rl ps --format '{{.Names}} {{.State}}'
+             rl stats --no-stream --format '{{.Name}}'
+             rl stop -t 0 c
+             rl ps -a --format '{{.State}}'")
+        .ok()
+        .stdout_is("inside\nc running\nc\nc\nexited");
+}
+
+#[test]
+fn a_home_on_nfs_is_told_of_and_the_store_is_put_elsewhere() {
+    let _made = Made::new(
+        "mkdir -p /export/dev /mnt/nfs; chown dev: /export/dev
+         echo '/export *(rw,sync,no_subtree_check,fsid=1,insecure,root_squash)' >/etc/exports
+         systemctl start nfs-server; exportfs -ra; mount -t nfs -o vers=4.2 127.0.0.1:/export /mnt/nfs",
+        "umount -l /mnt/nfs; systemctl stop nfs-server; rm -rf /export",
+    );
+    let output = DEV
+        .sh("export HOME=/mnt/nfs/dev; unset XDG_DATA_HOME RL_ROOT
+             rl import /srv/busybox.tar busybox >/dev/null
+             rl run --rm --network none busybox echo hi
+             ls -A $HOME; rl system reset --force; test ! -e /var/tmp/rl-$(id -u)")
+        .ok();
+    output.stdout_is("hi");
+    output.stderr_has("is on NFS");
+    output.stderr_has("/var/tmp/rl-");
+    output.stderr_has("RL-F01");
+}
+
+/// What Ubuntu's restriction does to a program without a profile: the namespace is made, and no right in it is given.
+#[test]
+fn a_profile_of_apparmor_that_takes_all_capabilities_is_named() {
+    let store = Store::new(DEV, "apparmor");
+    let _made = Made::new(
+        r"printf 'profile rl /srv/rl flags=(attach_disconnected,mediate_deleted) {\n  /{,**} rwlkm,\n  network,\n  unix,\n  signal,\n  ptrace,\n  dbus,\n  mount,\n  umount,\n  pivot_root,\n  /** ux,\n  audit deny capability,\n}\n' >/tmp/rl-taken.profile
+          apparmor_parser -r /tmp/rl-taken.profile",
+        "apparmor_parser -R /tmp/rl-taken.profile",
+    );
+    let output = store
+        .sh("rl run --rm --network none busybox true")
+        .run()
+        .code(125);
+    output.stderr_has("RL-U0");
+    output.stderr_has("to fix:");
+}
