@@ -410,7 +410,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub ip6: Option<String>,
 
-    /// IPC namespace: private, shareable, none, host or container:NAME
+    /// IPC namespace: private, shareable, none or host
     #[arg(long, value_name = "MODE")]
     pub ipc: Option<String>,
 
@@ -455,7 +455,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "NUMBER")]
     pub oom_score_adj: Option<i32>,
 
-    /// PID namespace: private, host or container:NAME
+    /// PID namespace: private or host
     #[arg(long, value_name = "MODE")]
     pub pid: Option<String>,
 
