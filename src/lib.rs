@@ -5,6 +5,8 @@
 #[allow(unsafe_code, reason = "the one place for it")]
 mod sys;
 
+/// A build with glibc has its own, which is good.
+#[cfg(target_env = "musl")]
 #[global_allocator]
 static MEMORY: sys::memory::Memory = sys::memory::Memory;
 

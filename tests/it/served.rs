@@ -40,6 +40,12 @@ fn image() -> Image {
 }
 
 fn a_life(options: &[&str], says: &str) {
+    needs!(
+        Need::Ours,
+        Need::Program("bindfs"),
+        Need::Program("fuse-overlayfs"),
+        Need::Writable("/dev/fuse")
+    );
     let mut home = Home::new();
     let served = Served::new(&home, options);
     home.set("RL_ROOT", served.at.join("store"));
@@ -69,36 +75,18 @@ fn a_life(options: &[&str], says: &str) {
 
 #[test]
 fn a_store_that_keeps_no_foreign_owners_works_with_one_id() {
-    needs!(
-        Need::Ours,
-        Need::Ranges,
-        Need::Program("bindfs"),
-        Need::Program("fuse-overlayfs"),
-        Need::Writable("/dev/fuse")
-    );
+    needs!(Need::Ranges);
     a_life(&["--chown-ignore"], "RL-F01");
 }
 
 #[test]
 fn a_store_without_attributes_works_as_well() {
-    needs!(
-        Need::Ours,
-        Need::Ranges,
-        Need::Program("bindfs"),
-        Need::Program("fuse-overlayfs"),
-        Need::Writable("/dev/fuse")
-    );
+    needs!(Need::Ranges);
     a_life(&["--chown-ignore", "--xattr-none"], "RL-F01");
 }
 
 #[test]
 fn no_ranges_and_a_served_store_works_as_well() {
-    needs!(
-        Need::Ours,
-        Need::NoRanges,
-        Need::Program("bindfs"),
-        Need::Program("fuse-overlayfs"),
-        Need::Writable("/dev/fuse")
-    );
+    needs!(Need::NoRanges);
     a_life(&["--chown-deny", "--xattr-none"], "RL-S01");
 }

@@ -132,3 +132,38 @@ impl Drop for Store {
         }
     }
 }
+
+/// What root has changed in the machine; undone at the end, whatever happened.
+#[derive(Debug)]
+pub struct Made(&'static str);
+
+impl Made {
+    pub fn new(make: &str, undo: &'static str) -> Self {
+        // Before it is made, so that half of it is undone, too.
+        let made = Self(undo);
+        ROOT.sh(make).ok();
+        made
+    }
+
+    /// A directory of dev's on a real NFS server of this version, with its root squashed: `/mnt/nfs/dev`.
+    pub fn nfs(version: &str) -> Self {
+        Self::new(
+            &format!(
+                "mkdir -p /export/dev /mnt/nfs; chown dev: /export/dev
+                 echo '/export *(rw,sync,no_subtree_check,fsid=1,insecure,root_squash)' >/etc/exports
+                 systemctl start nfs-server; exportfs -ra
+                 mount -t nfs -o vers={version} 127.0.0.1:/export /mnt/nfs"
+            ),
+            "umount -l /mnt/nfs; systemctl stop nfs-server; rm -rf /export",
+        )
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let output = ROOT.sh(self.0).run();
+        if !output.status.success() {
+            eprintln!("{}: {}", self.0, output.stderr);
+        }
+    }
+}

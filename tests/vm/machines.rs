@@ -1,26 +1,6 @@
 //! Machines that give less, of those that only root of a whole machine can make; the others are in `tests/it/machines`.
 
-use crate::guest::{DEV, ROOT, Store};
-
-/// Undone at the end, whatever happened.
-struct Made(&'static str);
-
-impl Made {
-    fn new(make: &str, undo: &'static str) -> Self {
-        let made = Self(undo);
-        ROOT.sh(make).ok();
-        made
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        let output = ROOT.sh(self.0).run();
-        if !output.status.success() {
-            eprintln!("{}: {}", self.0, output.stderr);
-        }
-    }
-}
+use crate::guest::{DEV, Made, Store};
 
 #[test]
 fn without_user_namespaces_nothing_runs_and_the_line_for_the_administrator_is_there() {
@@ -90,12 +70,7 @@ fn where_the_processes_of_others_are_hidden_all_works() {
 
 #[test]
 fn a_home_on_nfs_is_told_of_and_the_store_is_put_elsewhere() {
-    let _made = Made::new(
-        "mkdir -p /export/dev /mnt/nfs; chown dev: /export/dev
-         echo '/export *(rw,sync,no_subtree_check,fsid=1,insecure,root_squash)' >/etc/exports
-         systemctl start nfs-server; exportfs -ra; mount -t nfs -o vers=4.2 127.0.0.1:/export /mnt/nfs",
-        "umount -l /mnt/nfs; systemctl stop nfs-server; rm -rf /export",
-    );
+    let _made = Made::nfs("4.2");
     let output = DEV
         .sh("export HOME=/mnt/nfs/dev; unset XDG_DATA_HOME RL_ROOT
              rl import /srv/busybox.tar busybox >/dev/null

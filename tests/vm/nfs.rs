@@ -1,34 +1,6 @@
 //! A store on a real NFS server, over version 3, which knows no attributes, and 4.2, which does. Root is squashed there.
 
-use crate::guest::{DEV, ROOT};
-
-/// The server's directory mounted at `/mnt/nfs`, until this is dropped.
-struct Mounted;
-
-impl Mounted {
-    fn new(version: &str) -> Self {
-        let mounted = Self;
-        ROOT.sh(&format!(
-            "mkdir -p /export/dev /mnt/nfs; chown dev: /export/dev
-             echo '/export *(rw,sync,no_subtree_check,fsid=1,insecure,root_squash)' >/etc/exports
-             systemctl start nfs-server; exportfs -ra
-             mount -t nfs -o vers={version} 127.0.0.1:/export /mnt/nfs"
-        ))
-        .ok();
-        mounted
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let undone = ROOT
-            .sh("umount -l /mnt/nfs; systemctl stop nfs-server; rm -rf /export")
-            .run();
-        if !undone.status.success() {
-            eprintln!("{}", undone.stderr);
-        }
-    }
-}
+use crate::guest::{DEV, Made};
 
 /// A life with all that touches files, and what stays afterwards.
 const LIFE: &str = r#"
@@ -52,7 +24,7 @@ rm -rf "$work"
 "#;
 
 fn lives(version: &str) {
-    let _mounted = Mounted::new(version);
+    let _made = Made::nfs(version);
     let output = DEV.sh(LIFE).ok();
     output.stderr_has("keeps no files of other owners");
     output.stdout_is("noted\ntheirs\nnew\n0\n5:6\n33:44\nmore\nnothing is wrong\n0");

@@ -1,6 +1,6 @@
 //! `rl runtime` where systemd hands out the groups: the user's own, and root's.
 
-use crate::guest::{DEV, Login, ROOT};
+use crate::guest::{DEV, Login, Made, ROOT};
 
 /// A bundle whose program shows its limits, run to its end; then one that stays, seen as a unit, changed, and deleted.
 fn lives(login: Login, spec: &str, slice: &str, systemctl: &str, group_of: &str) {
@@ -48,26 +48,13 @@ fn roots_systemd_makes_the_groups() {
     lives(ROOT, "", "system.slice", "systemctl", "$group");
 }
 
-/// Removed at the end.
-struct Profile;
-
-impl Drop for Profile {
-    fn drop(&mut self) {
-        let removed = ROOT.sh("apparmor_parser -R /tmp/rl-vm.profile").run();
-        if !removed.status.success() {
-            eprintln!("{}", removed.stderr);
-        }
-    }
-}
-
 #[test]
 fn a_profile_of_apparmor_confines_the_program() {
-    let _profile = Profile;
-    ROOT.sh(
+    let _made = Made::new(
         r"printf 'profile rl-vm flags=(attach_disconnected,mediate_deleted) {\n file,\n capability,\n network,\n mount,\n umount,\n pivot_root,\n signal,\n ptrace,\n unix,\n deny /**/denied r,\n deny /denied r,\n}\n' >/tmp/rl-vm.profile
           apparmor_parser -r /tmp/rl-vm.profile",
-    )
-    .ok();
+        "apparmor_parser -R /tmp/rl-vm.profile",
+    );
     let output = DEV
         .sh(r#"
             work=$(mktemp -d) && cd "$work"
