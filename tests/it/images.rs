@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::host::Need;
 use crate::support::image::{Compression, Image, Layer, architecture, blob};
-use crate::support::{Home, registry};
+use crate::support::{Home, registry, wait_for};
 
 #[test]
 fn an_image_is_pulled_when_it_is_missing() {
@@ -220,6 +220,37 @@ fn a_hundred_layers_fit() {
     home.rl("run --rm hundred sh -c")
         .arg("ls / | grep -c '^f[0-9]'; cat /f0 /f50 /f99")
         .says("100\n05099");
+}
+
+/// What `openssl req -x509` makes when nothing more is said.
+#[test]
+fn an_authority_that_is_shown_as_a_server_is_said_to_be_one() {
+    needs!(
+        Need::Ours,
+        Need::Program("openssl"),
+        Need::Program("docker-registry")
+    );
+    let mut home = Home::new();
+    home.sh("openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 2>req.log").ok();
+    home.set("SSL_CERT_FILE", home.path().join("cert.pem"));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let setup = json!({
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": home.dir("registry")}},
+        "http": {"addr": address, "tls": {"certificate": "cert.pem", "key": "key.pem"}},
+    });
+    home.file("registry.yml", setup.to_string());
+    let _server = home
+        .program("docker-registry")
+        .args(["serve", "registry.yml"])
+        .spawn();
+    wait_for("the server", || std::net::TcpStream::connect(&address).ok());
+    let output = home.rl("pull").arg(format!("{address}/x")).fails(125);
+    output.stderr_has("is an authority's, which may only sign others");
+    output.stderr_has("CA:FALSE");
+    output.stderr_has("RL-I03");
 }
 
 #[test]

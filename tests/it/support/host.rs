@@ -39,7 +39,9 @@ pub enum Need {
 
 impl Need {
     pub fn check(&self) -> Result<(), String> {
-        let variable = |name: &str, what: &str| match std::env::var_os(name) {
+        let variable = |name: &str, what: &str| match std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+        {
             Some(_) => Ok(()),
             None => Err(format!("{what} ({name} is not set)")),
         };
