@@ -54,11 +54,13 @@ pub fn start(pid: Pid, to: IpAddr, ports: &[Reserved]) -> Result<Child> {
         program: c"/proc/self/exe",
         argv: &argv,
         env: &[],
-        null: null.as_fd(),
+        stdin: null.as_fd(),
+        stdout: null.as_fd(),
         stderr: null.as_fd(),
         keep: &keep,
         join: &[user.as_fd(), network.as_fd()],
         own_mounts: false,
+        prepare: None,
     })?)
 }
 

@@ -16,7 +16,7 @@ mod slirp;
 
 use std::ffi::CString;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -137,6 +137,12 @@ impl Chosen {
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.has_helper() || matches!(self, Chosen::Named { .. })
+    }
+
+    /// Whether the helper begins inside the user namespace, whose ids have to be mapped by then.
+    #[must_use]
+    pub fn needs_ids(&self) -> bool {
+        matches!(self, Self::Pasta { .. }) && pasta::is_confined()
     }
 
     /// Whether the program has to wait until packets can flow.
@@ -566,11 +572,19 @@ impl Uplink {
     }
 }
 
+/// Where a helper begins, if not where we are: in this user namespace, with a mount namespace of its own.
+struct Inside<'a> {
+    user: BorrowedFd<'a>,
+    prepare: sys::process::Prepare<'a>,
+}
+
 /// A helper's process: tied to this one, its standard error kept for messages.
 fn spawn(
     program: &Path,
     words: &[String],
-    keep: &[std::os::fd::BorrowedFd<'_>],
+    stdout: Option<BorrowedFd<'_>>,
+    keep: &[BorrowedFd<'_>],
+    inside: Option<&Inside<'_>>,
 ) -> Result<(Child, std::fs::File)> {
     let doing = || format!("starting {}", program.display());
     let path = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(program.as_os_str()))
@@ -584,15 +598,18 @@ fn spawn(
     );
     let null = sys::fs::open_trusted(Path::new("/dev/null"), rustix::fs::OFlags::RDWR)?;
     let env = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    let join: Vec<BorrowedFd<'_>> = inside.iter().map(|inside| inside.user).collect();
     let child = sys::process::spawn_tied(&Tied {
         program: &path,
         argv: &argv,
         env: &env,
-        null: null.as_fd(),
+        stdin: null.as_fd(),
+        stdout: stdout.unwrap_or(null.as_fd()),
         stderr: stderr.as_fd(),
         keep,
-        join: &[],
-        own_mounts: false,
+        join: join.as_slice(),
+        own_mounts: inside.is_some(),
+        prepare: inside.map(|inside| inside.prepare),
     })
     .with_context(|| {
         Fail::unsupported(format!("{} cannot be started", program.display()))

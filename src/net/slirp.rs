@@ -163,7 +163,7 @@ pub fn start(
         pid.as_raw_nonzero().to_string(),
         INTERFACE.to_owned(),
     ]);
-    let (child, stderr) = spawn(program, &words, &[told.as_fd(), end.as_fd()])?;
+    let (child, stderr) = spawn(program, &words, None, &[told.as_fd(), end.as_fd()], None)?;
     Ok(Uplink {
         child,
         name: "slirp4netns",

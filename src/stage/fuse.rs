@@ -221,11 +221,13 @@ fn serve(
         program: &path,
         argv: &argv,
         env: &[c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
-        null: null.as_fd(),
+        stdin: null.as_fd(),
+        stdout: null.as_fd(),
         stderr: null.as_fd(),
         keep: &keep,
         join,
         own_mounts: !join.is_empty(),
+        prepare: None,
     })?;
     let mounted = wait_mounted(pid.get(), target, &before, &child, program);
     if let Err(error) = mounted {

@@ -540,8 +540,10 @@ fn start_detached(
     Ok(())
 }
 
+/// What a new process does before its program begins; the parent has one thread, so that all is allowed.
+pub type Prepare<'a> = &'a dyn Fn() -> Result<()>;
+
 /// A program that works for a container and must not outlive this process.
-#[derive(Debug)]
 pub struct Tied<'a> {
     /// Absolute path.
     pub program: &'a CStr,
@@ -549,8 +551,10 @@ pub struct Tied<'a> {
     pub argv: &'a [CString],
     /// `NAME=value`.
     pub env: &'a [CString],
-    /// Becomes standard input and output; `/dev/null`.
-    pub null: BorrowedFd<'a>,
+    /// Becomes standard input; `/dev/null`.
+    pub stdin: BorrowedFd<'a>,
+    /// Becomes standard output.
+    pub stdout: BorrowedFd<'a>,
     /// Becomes standard error.
     pub stderr: BorrowedFd<'a>,
     /// Stay open under the same number.
@@ -559,6 +563,8 @@ pub struct Tied<'a> {
     pub join: &'a [BorrowedFd<'a>],
     /// A copy of the mount namespace of its own: pivot_root(2) in the joined one does not move its root.
     pub own_mounts: bool,
+    /// What the new process does there before the program begins.
+    pub prepare: Option<Prepare<'a>>,
 }
 
 /// Starts a program that is killed when this process dies.
@@ -605,6 +611,13 @@ fn start_tied(
         // SAFETY: unshare with plain numbers.
         check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
     }
+    if let Some(prepare) = tied.prepare {
+        prepare().map_err(|error| {
+            let said = format!("{error}\n");
+            let _ = rustix::io::write(tied.stderr, said.as_bytes()); // the exit code says it, too
+            error.errno
+        })?;
+    }
     // SAFETY: prctl with plain numbers.
     check(i64::from(unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)
@@ -613,7 +626,7 @@ fn start_tied(
     if unsafe { libc::getppid() } != parent {
         return Err(Errno::SRCH);
     }
-    for (from, to) in [(tied.null, 0), (tied.null, 1), (tied.stderr, 2)] {
+    for (from, to) in [(tied.stdin, 0), (tied.stdout, 1), (tied.stderr, 2)] {
         // SAFETY: dup2 takes plain numbers.
         check(i64::from(unsafe { libc::dup2(from.as_raw_fd(), to) }))?;
     }

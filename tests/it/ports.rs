@@ -248,7 +248,8 @@ fn processes() -> Vec<i32> {
         .collect()
 }
 
-fn of_monitor(id: &str) -> i32 {
+/// The process of the monitor of the container with this id.
+pub fn of_monitor(id: &str) -> i32 {
     let found = processes().into_iter().find(|pid| {
         let words = arguments(*pid);
         words[0].starts_with("rl:[monitor]") && words.iter().any(|word| word == id)
@@ -256,7 +257,8 @@ fn of_monitor(id: &str) -> i32 {
     found.unwrap()
 }
 
-fn child_named(parent: i32, name: &str) -> i32 {
+/// A child whose first word ends with this.
+pub fn child_named(parent: i32, name: &str) -> i32 {
     let found = processes().into_iter().find(|pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let mut rest = stat.rsplit(')').next().unwrap().split_whitespace();

@@ -6,11 +6,13 @@ use crate::guest::DEV;
 fn passes(names: &[&str]) {
     let output = DEV
         .sh(&format!(
-            "mkdir -p ~/it; failed=; rm -f ~/it/skips
-             export RL_BIN=/srv/rl RL_TEST_HOMES=$HOME/it
-             for name in {}; do rc=0; it --exact $name --nocapture >$HOME/it/log 2>&1 || rc=$?
-               grep -q '1 passed' $HOME/it/log && [[ $rc == 0 ]] || {{ failed+=\" $name\"; echo \"exit code $rc\"; cat $HOME/it/log; }}; done
-             cat $HOME/it/skips 2>/dev/null || true
+            // Two of these lists run at the same time: each has a directory of its own.
+            "work=$(mktemp -d ~/it.XXXXXX); failed=
+             export RL_BIN=/srv/rl RL_TEST_HOMES=$work
+             for name in {}; do rc=0; it --exact $name --nocapture >$work/log 2>&1 || rc=$?
+               grep -q '1 passed' $work/log && [[ $rc == 0 ]] || {{ failed+=\" $name\"; echo \"exit code $rc\"; cat $work/log; }}; done
+             cat $work/skips 2>/dev/null || true
+             rm -rf $work
              echo \"failed:$failed\"",
             names.join(" ")
         ))
