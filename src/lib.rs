@@ -60,7 +60,13 @@ pub fn main() -> ExitCode {
         Some(stage::parent::INIT) => stage::init::main(descriptor()),
         Some(stage::parent::JOIN) => stage::join::main(descriptor()),
         Some(stage::emulation::EMULATION) => stage::emulation::main(descriptor()),
-        Some(stage::parent::JOB) => stage::job::main(descriptor(), cli::job::work),
+        Some(stage::parent::JOB) => stage::job::main(
+            descriptor(),
+            stage::job::Crafts {
+                image: cli::job::work,
+                unsquash: container::files::unsquash,
+            },
+        ),
         Some(doctor::PROBE) => doctor::probe(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some(stage::fuse::SQUASH) => {
             image::squash::serve::main(&std::env::args().skip(2).collect::<Vec<_>>())

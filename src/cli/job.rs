@@ -285,15 +285,15 @@ fn answer(
             serde_json::to_string(&id)
         }
         Work::Diff { place } => {
-            place.with(|place| files::answer(|out| diff::print(place, out)))?;
+            place.with(true, |place| files::answer(|out| diff::print(place, out)))?;
             serde_json::to_string(&())
         }
         Work::Export { place } => {
-            place.with(|place| files::answer(|out| diff::export(place, out)))?;
+            place.with(false, |place| files::answer(|out| diff::export(place, out)))?;
             serde_json::to_string(&())
         }
         Work::Layer { place, squash } => {
-            place.with(|place| {
+            place.with(!squash, |place| {
                 files::answer(|out| {
                     if squash {
                         diff::export(place, &mut *out)?;
@@ -328,7 +328,7 @@ fn answer(
             name,
             owners,
         } => {
-            let mounted = Mounted::new(mounting.as_ref(), root)?;
+            let mounted = Mounted::new(mounting.as_ref(), root, ids)?;
             let sent = mounted.with(container, |view| {
                 copy::send_here(view, &path, links, &name, &owners)
             });
@@ -341,7 +341,7 @@ fn answer(
             shape,
             owners,
         } => {
-            let mounted = Mounted::new(mounting.as_ref(), root)?;
+            let mounted = Mounted::new(mounting.as_ref(), root, ids)?;
             let received = mounted.with(container, |view| {
                 copy::receive_here(view, &path, &shape, owners)
             });

@@ -108,12 +108,13 @@ impl Place {
         })
     }
 
-    /// Works with it, and with the squash file mounted where there is one. For a job.
+    /// Works with it, and with the squash file mounted where there is one and it is looked at: by what compares, and by all
+    /// where the container has no copy of its own. For a job.
     ///
     /// # Errors
     /// Those of `work`; of a file that does not mount.
-    pub fn with<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        let Some(root) = &self.squash else {
+    pub fn with<T>(&self, compares: bool, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let Some(root) = self.squash.as_ref().filter(|_| compares || !self.complete) else {
             return work(self);
         };
         sys::mount::make_all_slave()?;

@@ -8,9 +8,11 @@ use super::disk_error;
 use super::record::Record;
 use crate::error::Fail;
 use crate::idmap::{self, Plan};
+use crate::image::layer::Ids;
+use crate::image::squash::unpack::unpack;
 use crate::paths::Store;
 use crate::spec::{ContainerSpec, MountSource, Rootfs, WritableLayer};
-use crate::stage::{self, Driver, Job, Layered, RootPlan};
+use crate::stage::{self, Driver, Job, Layered, RootPlan, SquashFile};
 
 /// Where the container's root file system comes from, and how it is mounted.
 ///
@@ -154,29 +156,50 @@ fn relative(store: &Store, dir: &Path, name: &str) -> PathBuf {
     dir.strip_prefix(store.root()).unwrap_or(dir).join(name)
 }
 
-/// The copy of the layers that stands in for an overlay.
+/// The copy of the layers, or of a squash file, that stands in for an overlay.
 pub fn copy_root(plan: &RootPlan, ids: &Plan, helpers: Option<&idmap::Helpers>) -> Result<PathBuf> {
-    copy_once(plan, |lowers, into| {
+    copy_once(plan, |lowers, squash, into| {
         let into = into.to_owned();
-        stage::parent::job(Job::Flatten { lowers, into }, "copy", ids, helpers).map(|_| ())
+        let job = match squash.cloned() {
+            Some(squash) => Job::Unsquash {
+                squash,
+                into,
+                notes_owners: !ids.is_mapped(),
+            },
+            None => Job::Flatten { lowers, into },
+        };
+        stage::parent::job(job, "copy", ids, helpers).map(|_| ())
     })
 }
 
 /// As [`copy_root`], in a job that has the container's ids already.
-pub fn copy_here(plan: &RootPlan) -> Result<PathBuf> {
-    copy_once(plan, |lowers, into| stage::job::flatten(&lowers, into))
+pub fn copy_here(plan: &RootPlan, ids: Ids) -> Result<PathBuf> {
+    copy_once(plan, |lowers, squash, into| match squash {
+        Some(squash) => unsquash(squash, into, ids == Ids::Single),
+        None => stage::job::flatten(&lowers, into),
+    })
+}
+
+/// [`Job::Unsquash`]. What an ordinary user cannot make, devices, is left out.
+pub fn unsquash(squash: &SquashFile, into: &Path, notes_owners: bool) -> Result<()> {
+    let ids = if notes_owners {
+        Ids::Single
+    } else {
+        Ids::Mapped
+    };
+    unpack(squash, into, ids).map(drop)
 }
 
 /// Has the layers copied, the lowest first, unless that was done before: the copy is the container's own by then.
 fn copy_once(
     plan: &RootPlan,
-    copy: impl FnOnce(Vec<PathBuf>, &Path) -> Result<()>,
+    copy: impl FnOnce(Vec<PathBuf>, Option<&SquashFile>, &Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let RootPlan::Overlay {
         base,
         lowers,
         upper,
-        squash: None,
+        squash,
         ..
     } = plan
     else {
@@ -212,7 +235,8 @@ fn copy_once(
         .into());
     }
     std::fs::write(&note, "begun\n").map_err(|error| disk_error(error, &note))?;
-    copy(lowers.iter().map(|lower| base.join(lower)).collect(), &into)?;
+    let lowers = lowers.iter().map(|lower| base.join(lower)).collect();
+    copy(lowers, squash.as_ref(), &into)?;
     std::fs::write(&note, COPIED).map_err(|error| disk_error(error, &note))?;
     Ok(into)
 }

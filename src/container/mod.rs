@@ -10,7 +10,7 @@ mod egress;
 pub mod emulation;
 pub mod events;
 pub mod exec;
-mod files;
+pub mod files;
 pub mod follow;
 pub mod foreground;
 pub mod group;

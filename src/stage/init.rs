@@ -318,8 +318,8 @@ fn ask_for(host: &mut Host, need: &root::Need<'_>, which: Option<usize>) -> Resu
         root::Need::Squash(squash) => {
             host.say(&ToHost::SquashWanted { which }, None)?;
             host.squash = false;
-            host.wait_until(|host| host.squash)?;
-            return Ok(squash.mount.clone());
+            host.wait_until(|host| host.squash || host.root.is_some())?;
+            return Ok(host.root.take().unwrap_or_else(|| squash.mount.clone()));
         }
         root::Need::Root { why } => (*why).to_owned(),
     };

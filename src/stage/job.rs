@@ -12,17 +12,26 @@ use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::init::Host;
-use super::{Job, ToHost, ToStage};
+use super::{Job, SquashFile, ToHost, ToStage};
 use crate::error::{self, Fail};
 use crate::paths::Owners;
 use crate::sys;
 
-/// Does one job and leaves. `image` does what this module knows nothing of.
-pub fn main(fd: RawFd, image: impl FnOnce(&str, Option<OwnedFd>) -> Result<String>) -> ! {
+/// What this module knows nothing of.
+#[derive(Debug, Clone, Copy)]
+pub struct Crafts {
+    /// [`Job::Image`]: the request, and a descriptor that came with it.
+    pub image: fn(&str, Option<OwnedFd>) -> Result<String>,
+    /// [`Job::Unsquash`]: the file, the directory, and whether owners are noted.
+    pub unsquash: fn(&SquashFile, &Path, bool) -> Result<()>,
+}
+
+/// Does one job and leaves.
+pub fn main(fd: RawFd, crafts: Crafts) -> ! {
     let Ok(mut host) = Host::from_inherited(fd) else {
         sys::process::exit_now(125)
     };
-    let answer = match run(&mut host, image) {
+    let answer = match run(&mut host, crafts) {
         Ok(text) => ToHost::Done(text),
         Err(error) => ToHost::Failed(error::flatten(&error)),
     };
@@ -30,10 +39,7 @@ pub fn main(fd: RawFd, image: impl FnOnce(&str, Option<OwnedFd>) -> Result<Strin
     sys::process::exit_now(0)
 }
 
-fn run(
-    host: &mut Host,
-    image: impl FnOnce(&str, Option<OwnedFd>) -> Result<String>,
-) -> Result<String> {
+fn run(host: &mut Host, crafts: Crafts) -> Result<String> {
     let (ToStage::Work(job), root) = host.hear_with_fd()? else {
         return Err(Fail::system("no work").into());
     };
@@ -63,7 +69,15 @@ fn run(
             };
             serde_json::to_string(&owners).context("writing an answer")
         }
-        Job::Image { request } => image(&request, root),
+        Job::Unsquash {
+            squash,
+            into,
+            notes_owners,
+        } => {
+            (crafts.unsquash)(&squash, &into, notes_owners)?;
+            Ok(String::new())
+        }
+        Job::Image { request } => (crafts.image)(&request, root),
     }
 }
 

@@ -287,6 +287,15 @@ pub enum Job {
         /// An existing directory.
         into: PathBuf,
     },
+    /// Makes the files of a squash file.
+    Unsquash {
+        /// It.
+        squash: SquashFile,
+        /// An existing, empty directory; absolute.
+        into: PathBuf,
+        /// There is one id: owners are noted.
+        notes_owners: bool,
+    },
     /// Tries whether a file in this directory can be another's.
     Owners {
         /// In the store.

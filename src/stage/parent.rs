@@ -282,12 +282,7 @@ fn bring_up(
             ToHost::Failed(fail) => return Err(fail.into()),
             ToHost::Notice(line) => say(&line),
             ToHost::OverlayRefused { why, which } => {
-                // A copy may take minutes, in which Ctrl-C must work.
-                let held = running.signals.take().is_some();
                 let path = mount_otherwise(launch, which, running, &why, say, copy_root)?;
-                if held {
-                    running.signals = Some(sys::signal::Queue::all()?);
-                }
                 send(here, &ToStage::RootMounted { path })?;
             }
             ToHost::EmulationWanted => {
@@ -302,9 +297,21 @@ fn bring_up(
                 running.emulation = Some(process);
             }
             ToHost::SquashWanted { which } => {
-                let child = super::fuse::squash_of(plan(launch, which)?, running.child.pid)?;
-                running.fuse.push(child);
-                send(here, &ToStage::SquashMounted)?;
+                let plan = plan(launch, which)?;
+                match super::fuse::squash_of(plan, running.child.pid) {
+                    Ok(child) => {
+                        running.fuse.push(child);
+                        send(here, &ToStage::SquashMounted)?;
+                    }
+                    Err(error) if launch.order.driver != Driver::Auto => return Err(error),
+                    Err(error) => {
+                        say(&format!(
+                            "{error:#}: unpacking it for this container, which takes time and space (rl explain RL-F04)"
+                        ));
+                        let path = copied(running, plan, copy_root)?;
+                        send(here, &ToStage::RootMounted { path })?;
+                    }
+                }
             }
             ToHost::Done(_)
             | ToHost::LinkMade(_)
@@ -815,20 +822,6 @@ fn mount_otherwise(
             Err(error) => causes.push(format!("{error:#}")),
         }
     }
-    if let RootPlan::Overlay {
-        squash: Some(squash),
-        ..
-    } = plan
-    {
-        return Err(Fail::unsupported(format!(
-            "no writable layer can be laid over `{}` ({})",
-            squash.file.display(),
-            causes.join("; ")
-        ))
-        .hint("unpack it (unsquashfs), and use rl run --rootfs DIR")
-        .code("RL-F03")
-        .into());
-    }
     let below = which.and_then(|position| launch.order.layered[position].below.as_ref());
     if let Some(below) = below {
         return Err(Fail::unsupported(format!(
@@ -846,5 +839,19 @@ fn mount_otherwise(
             causes.join("; ")
         ));
     }
-    copy_root(plan)
+    copied(running, plan, copy_root)
+}
+
+/// The copy of this root. It may take minutes, in which Ctrl-C must work.
+fn copied(
+    running: &mut Running,
+    plan: &RootPlan,
+    copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
+) -> Result<PathBuf> {
+    let held = running.signals.take().is_some();
+    let path = copy_root(plan)?;
+    if held {
+        running.signals = Some(sys::signal::Queue::all()?);
+    }
+    Ok(path)
 }

@@ -54,9 +54,15 @@ pub fn mount_root(
         } => {
             rustix::process::chdir(base)
                 .with_context(|| format!("entering `{}`", base.display()))?;
-            if let Some(squash) = squash {
+            // A copy has all of its files.
+            if let Some(squash) = squash
+                && driver != Driver::Copy
+            {
                 let shared = share(&squash.mount)?;
-                ask(Need::Squash(squash))?;
+                let path = ask(Need::Squash(squash))?;
+                if path != squash.mount {
+                    return directory_root(&path);
+                }
                 sys::mount::make_private(shared.as_fd())?;
             }
             let why = match driver {

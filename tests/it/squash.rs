@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
+use crate::machines::as_user;
 use crate::support::host::Need;
-use crate::support::{Home, wait_for};
+use crate::support::{Home, image, rl_binary, wait_for};
 
 /// What reads and writes squash files. `/dev/fuse` is what serves them.
 const NEEDS: [Need; 4] = [
@@ -237,11 +238,6 @@ fn what_cannot_be_run_is_refused_with_the_reason() {
             .stderr_has(expected);
         home.rl("create").arg(name).fails(125).stderr_has(expected);
     }
-    home.set("RL_STORAGE_DRIVER", "copy");
-    home.rl("run --rm ./box.sqsh true")
-        .fails(125)
-        .stderr_has("RL-F03");
-    home.unset("RL_STORAGE_DRIVER");
     home.without_programs(&["squashfuse", "squashfuse_ll"]);
     home.sh("mksquashfs tree xz.sqsh -comp xz -quiet -no-progress")
         .ok();
@@ -355,8 +351,53 @@ fn an_image_becomes_a_file_that_is_the_same_inside() {
         assert!(content(&seen) == content(&unpacked), "{file}");
         let is_ours = file == "zstd" || file == "gzip";
         assert!(!is_ours || seen == unpacked, "{file}");
+        // What is unpacked for one container is no different.
+        home.set("RL_STORAGE_DRIVER", "copy");
+        let copied = look(&home, &format!("./{file}.sqsh"));
+        home.unset("RL_STORAGE_DRIVER");
+        assert!(copied == seen, "{file}");
     }
     gone(&home);
+}
+
+/// What is done with a squash file where none can be mounted. The store is at `$RL_ROOT`.
+const WITHOUT_FUSE: &str = r#"
+    cd "$DIR"; export HOME=$DIR RL_ROOT=$DIR/store
+    $RL load -q -i "$ARCHIVE" >/dev/null
+    $RL create --name t busybox >/dev/null; $RL export t | tar x --one-top-level=tree; $RL rm t >/dev/null
+    dd if=/dev/zero of=tree/holes bs=1M seek=4096 count=0 2>/dev/null; echo end >>tree/holes
+    mksquashfs tree box.sqsh -quiet -no-progress -all-root
+    $RL run --name c --network none ./box.sqsh sh -c 'stat -c "%s %u" /holes; test $(stat -c %b /holes) -lt 100 && echo holes; echo kept >/new'
+    $RL start -a c >/dev/null; $RL cp c:/new - | tar xO
+    $RL export c | tar t | grep -c '^new$'
+    $RL commit -q --squash c i >/dev/null && $RL run --rm --network none i cat /new
+    $RL diff c || echo "exit code $?"
+    $RL rm c
+    $RL create --name d --network none ./box.sqsh >/dev/null; echo in >put; $RL cp put d:/; $RL cp d:/put - | tar xO; $RL rm d
+    dd if=/dev/urandom of=box.sqsh bs=1k seek=20 count=200 conv=notrunc 2>/dev/null
+    $RL run --rm --network none ./box.sqsh true || echo "exit code $?"
+    $RL ps -aq; ls "$RL_ROOT"/containers; rm -rf tree; $RL system reset --force; rm -f box.sqsh put
+"#;
+
+#[test]
+fn where_none_can_be_mounted_it_is_unpacked_for_the_container() {
+    needs!(Need::Ours, Need::AsRoot, Need::Program("mksquashfs"));
+    for (number, ids) in [&[][..], &["--no-ids"]].into_iter().enumerate() {
+        let dir = std::env::temp_dir().join(format!("s.{}.{number}", std::process::id()));
+        let output = as_user(&[ids, &["--hide", "/dev/fuse"]].concat(), &dir)
+            .arg("env")
+            .arg(format!("RL={}", rl_binary().display()))
+            .arg(format!("ARCHIVE={}", image::busybox().display()))
+            .args(["sh", "-c", WITHOUT_FUSE])
+            .ok();
+        let expected = "4294967300 0\nholes\nkept\n1\nkept\nexit code 125\nc\nin\nd\nexit code 125";
+        output.stdout_is(expected);
+        output.stderr_has(
+            "unpacking it for this container, which takes time and space (rl explain RL-F04)",
+        );
+        output.stderr_has("/dev/fuse");
+        output.stderr_has("damaged");
+    }
 }
 
 #[test]

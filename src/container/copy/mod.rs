@@ -194,7 +194,7 @@ impl Mounted {
     ///
     /// # Errors
     /// The system's.
-    pub fn new(mounting: Option<&Mounting>, root: Option<OwnedFd>) -> Result<Self> {
+    pub fn new(mounting: Option<&Mounting>, root: Option<OwnedFd>, ids: Ids) -> Result<Self> {
         let Some(mounting) = mounting else {
             let root = root.ok_or_else(|| Fail::system("no root to work in"))?;
             return Ok(Self {
@@ -207,8 +207,14 @@ impl Mounted {
         let driver = mounting.driver;
         let mut serve = |plan: &RootPlan, need: Need<'_>| {
             if let Need::Squash(squash) = need {
-                fuse.push(fuse::squash_here(plan)?);
-                return Ok(squash.mount.clone());
+                return match fuse::squash_here(plan) {
+                    Ok(child) => {
+                        fuse.push(child);
+                        Ok(squash.mount.clone())
+                    }
+                    Err(error) if driver != Driver::Auto => Err(error),
+                    Err(_) => files::copy_here(plan, ids), // its start will say why
+                };
             }
             let without = driver == Driver::Copy;
             match (!without).then(|| fuse::overlay_here(plan)) {
@@ -217,7 +223,7 @@ impl Mounted {
                     Ok(path)
                 }
                 Some(Err(error)) if driver == Driver::FuseOverlayfs => Err(error),
-                Some(Err(_)) | None => files::copy_here(plan),
+                Some(Err(_)) | None => files::copy_here(plan, ids),
             }
         };
         let root = root::mount_root(&mounting.root, driver, &mut Vec::new(), |need| {

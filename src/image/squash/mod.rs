@@ -6,6 +6,7 @@
 
 pub mod read;
 pub mod serve;
+pub mod unpack;
 pub mod write;
 
 use std::fs::File;

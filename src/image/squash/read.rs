@@ -571,6 +571,31 @@ impl<F: ReadAt> Tree<F> {
         Ok(bytes)
     }
 
+    /// Bytes of a file's blocks, but for the last.
+    pub(super) fn block(&self) -> u32 {
+        self.block
+    }
+
+    /// Whether this block of a file is a hole.
+    ///
+    /// # Errors
+    /// As [`Tree::read`].
+    pub(super) fn is_hole(&mut self, inode: &Inode, index: u64) -> io::Result<bool> {
+        let Body::File {
+            size,
+            start,
+            fragment: (fragment, _),
+            sizes,
+        } = inode.body
+        else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if fragment != NONE && index >= size / u64::from(self.block) {
+            return Ok(false);
+        }
+        Ok(self.stored(sizes, start, index)?.1 == 0)
+    }
+
     /// One block of a file; `None` for a hole. The last one may be shorter.
     fn content(&mut self, inode: &Inode, index: u64) -> io::Result<Option<Rc<Vec<u8>>>> {
         let Body::File {
