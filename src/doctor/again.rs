@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
+use super::probe::NO_ANSWER;
 use super::{Check, Status, axis};
 use crate::error::{Fail, Kind};
 use crate::paths::Store;
 
 /// Nobody waits longer for an explanation.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Looks at what may be behind `fail`, which is the whole chain of a command that failed. `None` where it says it all.
 #[must_use]
@@ -25,6 +26,10 @@ pub fn look_again(fail: &Fail, store: &Store) -> Option<Check> {
 /// What is wrong by these very codes, the failure's own first; else what keeps every container from running.
 fn pick(checks: Vec<Check>, own: Option<&str>, codes: &[&str]) -> Option<Check> {
     let rank = |check: &Check| {
+        // What did not answer in so short a time may be well, on a busy machine.
+        if check.found.contains(NO_ANSWER) {
+            return None;
+        }
         let is_own = own == Some(check.code.as_str());
         let is_named = codes.contains(&check.code.as_str());
         match (check.status, is_own, is_named) {
@@ -183,6 +188,9 @@ mod tests {
             Some("RL-N02")
         );
         assert_eq!(code(pick(vec![ping.clone()], None, UPLINK.1)), None);
+        let mut late = helper.clone();
+        late.found = format!("{NO_ANSWER} 500 ms");
+        assert_eq!(code(pick(vec![late], None, UPLINK.1)), None);
         let broken = check("RL-N07", Status::Missing);
         assert_eq!(
             code(pick(vec![ping, broken], None, UPLINK.1)).as_deref(),

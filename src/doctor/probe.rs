@@ -18,6 +18,9 @@ pub use crate::idmap::trial::PROBE;
 /// No probe may hang: a file system's server can be away. In milliseconds.
 static PATIENCE: AtomicU64 = AtomicU64::new(3000);
 
+/// Begins what is said of a probe that was not waited for.
+pub const NO_ANSWER: &str = "no answer in";
+
 /// From now on no probe is waited for longer than this.
 pub fn lose_patience_after(patience: Duration) {
     let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
@@ -88,7 +91,7 @@ impl Running {
         {
             if start.elapsed() > patience {
                 let _ = child.kill(); // it may have ended just now
-                return Err(format!("no answer in {} ms", patience.as_millis()));
+                return Err(format!("{NO_ANSWER} {} ms", patience.as_millis()));
             }
             std::thread::sleep(Duration::from_micros(300));
         }

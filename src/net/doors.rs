@@ -60,7 +60,6 @@ pub fn start(pid: Pid, to: IpAddr, ports: &[Reserved]) -> Result<Child> {
         keep: &keep,
         join: &[user.as_fd(), network.as_fd()],
         own_mounts: false,
-        prepare: None,
     })?)
 }
 

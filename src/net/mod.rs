@@ -139,12 +139,6 @@ impl Chosen {
         self.has_helper() || matches!(self, Chosen::Named { .. })
     }
 
-    /// Whether the helper begins inside the user namespace, whose ids have to be mapped by then.
-    #[must_use]
-    pub fn needs_ids(&self) -> bool {
-        matches!(self, Self::Pasta { .. }) && pasta::is_confined()
-    }
-
     /// Whether the program has to wait until packets can flow.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
@@ -234,10 +228,11 @@ fn automatic(given_up: &[&str]) -> (Chosen, Option<Fail>) {
     };
     let why = match tun() {
         Ok(()) => match (find("pasta"), find("slirp4netns")) {
-            (Some(program), _) => {
+            // Forbidden, it is still tried where there is nothing else: what it says then is true.
+            (Some(program), other) if other.is_none() || !pasta::is_forbidden(&program) => {
                 return (pasta::with(program, Vec::new()), None);
             }
-            (None, Some(program)) => {
+            (_, Some(program)) => {
                 return (
                     Chosen::Slirp {
                         program,
@@ -246,10 +241,10 @@ fn automatic(given_up: &[&str]) -> (Chosen, Option<Fail>) {
                     None,
                 );
             }
-            (None, None) if given_up.is_empty() => {
+            (_, None) if given_up.is_empty() => {
                 missing("neither pasta nor slirp4netns is installed", "passt")
             }
-            (None, None) => missing("neither pasta nor slirp4netns works here", "passt"),
+            (_, None) => missing("neither pasta nor slirp4netns works here", "passt"),
         },
         Err(fail) => fail,
     };
@@ -552,8 +547,17 @@ impl Uplink {
                 return publish::taken(port.bound.address, on_host);
             }
         }
-        Fail::unsupported(format!("{} could not set up the network: {said} ({exit})", self.name))
-            .hint("try the other helper (--network slirp4netns or --network pasta), --network host, or --network none")
+        let fail = Fail::unsupported(format!(
+            "{} could not set up the network: {said} ({exit})",
+            self.name
+        ));
+        let fail = match self.name == "pasta" && pasta::is_forbidden(&self.program) {
+            true => fail
+                .hint("AppArmor's profile, as Debian 12 has it, forbids pasta to look at other processes: --network slirp4netns")
+                .hint(format!("your administrator: {}", pasta::REMEDY)),
+            false => fail,
+        };
+        fail.hint("try the other helper (--network slirp4netns or --network pasta), --network host, or --network none")
             .code(HELPER_FAILED)
     }
 
@@ -572,19 +576,12 @@ impl Uplink {
     }
 }
 
-/// Where a helper begins, if not where we are: in this user namespace, with a mount namespace of its own.
-struct Inside<'a> {
-    user: BorrowedFd<'a>,
-    prepare: sys::process::Prepare<'a>,
-}
-
 /// A helper's process: tied to this one, its standard error kept for messages.
 fn spawn(
     program: &Path,
     words: &[String],
     stdout: Option<BorrowedFd<'_>>,
     keep: &[BorrowedFd<'_>],
-    inside: Option<&Inside<'_>>,
 ) -> Result<(Child, std::fs::File)> {
     let doing = || format!("starting {}", program.display());
     let path = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(program.as_os_str()))
@@ -598,7 +595,6 @@ fn spawn(
     );
     let null = sys::fs::open_trusted(Path::new("/dev/null"), rustix::fs::OFlags::RDWR)?;
     let env = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    let join: Vec<BorrowedFd<'_>> = inside.iter().map(|inside| inside.user).collect();
     let child = sys::process::spawn_tied(&Tied {
         program: &path,
         argv: &argv,
@@ -607,9 +603,8 @@ fn spawn(
         stdout: stdout.unwrap_or(null.as_fd()),
         stderr: stderr.as_fd(),
         keep,
-        join: join.as_slice(),
-        own_mounts: inside.is_some(),
-        prepare: inside.map(|inside| inside.prepare),
+        join: &[],
+        own_mounts: false,
     })
     .with_context(|| {
         Fail::unsupported(format!("{} cannot be started", program.display()))

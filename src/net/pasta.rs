@@ -1,23 +1,18 @@
 //! The pasta helper (passt): copies the host's address and routes into the container, no NAT.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-use rustix::mount::MountAttrFlags;
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
 use super::ahead::Link;
 use super::names::{self, Host};
 use super::publish::Reserved;
-use super::{Chosen, Inside, Ready, Uplink, probe, spawn};
+use super::{Chosen, Ready, Uplink, probe, spawn};
 use crate::error::Fail;
 use crate::spec::{Bound, Protocol};
-use crate::sys;
-use crate::sys::mount::{self, Recursive};
 
 /// Where the container finds the host's name server when that one listens on loopback only.
 pub const DNS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
@@ -29,6 +24,28 @@ pub fn with(program: PathBuf, options: Vec<String>) -> Chosen {
         program,
         options,
     }
+}
+
+/// What an administrator can do where [`is_forbidden`].
+pub const REMEDY: &str = "ln -s /etc/apparmor.d/usr.bin.passt /etc/apparmor.d/disable/ && apparmor_parser -R /etc/apparmor.d/usr.bin.passt";
+
+/// Whether AppArmor confines this program by the profile that Debian 12 has: it may look at no other process, so that it cannot
+/// open their namespaces, and would not see their end either. Newer packages have a profile of pasta's own, which lets it. Which
+/// ones are loaded, the kernel tells root alone; this is what would be loaded.
+pub fn is_forbidden(program: &Path) -> bool {
+    let enforces = std::fs::read("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|enabled| enabled.starts_with(b"Y"));
+    let has = |name: &str| {
+        Path::new("/etc/apparmor.d")
+            .join(name)
+            .symlink_metadata()
+            .is_ok()
+    };
+    enforces
+        && program.starts_with("/usr/bin")
+        && has("usr.bin.passt")
+        && !has("usr.bin.pasta")
+        && !has("disable/usr.bin.passt")
 }
 
 /// The option of newer ones for what [`HOST`] is.
@@ -79,21 +96,8 @@ pub fn start(
     // It writes its number when the interface is configured and packets flow. Newer ones close all but the first three.
     words.extend(["--pid", "/proc/self/fd/1"].map(str::to_owned));
     words.extend(given.words);
-    let place = Place::of(pid)?;
-    words.extend(place.words());
-    let (child, stderr) = match &place {
-        Place::Process(_) => spawn(program, &words, Some(told.as_fd()), &[], None)?,
-        Place::Shown { user, network } => spawn(
-            program,
-            &words,
-            Some(told.as_fd()),
-            &[],
-            Some(&Inside {
-                user: user.as_fd(),
-                prepare: &|| show(network.as_fd()),
-            }),
-        )?,
-    };
+    words.push(pid.as_raw_nonzero().to_string());
+    let (child, stderr) = spawn(program, &words, Some(told.as_fd()), &[])?;
     Ok(Uplink {
         child,
         name: "pasta",
@@ -108,71 +112,6 @@ pub fn start(
         api: None,
         doors: None,
     })
-}
-
-/// How pasta finds the network namespace it serves.
-enum Place {
-    /// By the number of a process: it joins the namespaces itself.
-    Process(Pid),
-    /// At [`SHOWN`], in a mount namespace of its own and inside the user namespace: where AppArmor confines it. The profile of
-    /// Debian 12 forbids it to look at other processes; all profiles allow the place where podman puts a namespace.
-    Shown {
-        /// The user namespace.
-        user: OwnedFd,
-        /// The network namespace.
-        network: OwnedFd,
-    },
-}
-
-/// Below [`LOGINS`], where systemd keeps a directory for each user who is logged in.
-const SHOWN: &str = "/run/user/0/netns/rl";
-const LOGINS: &str = "/run/user";
-
-/// Whether AppArmor may have a profile for it. Which ones there are, it tells root alone.
-pub fn is_confined() -> bool {
-    let enforces = std::fs::read("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|enabled| enabled.starts_with(b"Y"));
-    enforces && !rustix::process::geteuid().is_root() && Path::new(LOGINS).is_dir()
-}
-
-impl Place {
-    fn of(pid: Pid) -> Result<Self> {
-        if !is_confined() {
-            return Ok(Self::Process(pid));
-        }
-        let open = |kind: &str| {
-            let path = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
-            sys::fs::open_trusted(Path::new(&path), OFlags::RDONLY)
-        };
-        Ok(Self::Shown {
-            user: open("user")?,
-            network: open("net")?,
-        })
-    }
-
-    fn words(&self) -> Vec<String> {
-        match self {
-            Self::Process(pid) => vec![pid.as_raw_nonzero().to_string()],
-            // It is ended by us; the directory of the namespace it may not watch.
-            Self::Shown { .. } => ["--no-netns-quit", "--netns", SHOWN]
-                .map(str::to_owned)
-                .into(),
-        }
-    }
-}
-
-/// Puts the network namespace at [`SHOWN`], for this process, which has a mount namespace of its own.
-fn show(network: BorrowedFd<'_>) -> sys::Result<()> {
-    mount::new("tmpfs", &[], MountAttrFlags::empty())?.attach_trusted(Path::new(LOGINS))?;
-    let shown = Path::new(SHOWN);
-    let made = |error: std::io::Error| {
-        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        sys::Error::new(format!("creating {SHOWN:?}"), errno)
-    };
-    std::fs::create_dir_all(shown.parent().unwrap_or(shown)).map_err(made)?;
-    let target = std::fs::File::create_new(shown).map_err(made)?;
-    mount::clone_fd(network, Recursive::No)?.attach(target.as_fd())?;
-    Ok(())
 }
 
 /// The words of `--network pasta:…`, podman's spelling: pasta's own, separated by commas, and `--map-gw`, which

@@ -163,7 +163,7 @@ pub fn start(
         pid.as_raw_nonzero().to_string(),
         INTERFACE.to_owned(),
     ]);
-    let (child, stderr) = spawn(program, &words, None, &[told.as_fd(), end.as_fd()], None)?;
+    let (child, stderr) = spawn(program, &words, None, &[told.as_fd(), end.as_fd()])?;
     Ok(Uplink {
         child,
         name: "slirp4netns",

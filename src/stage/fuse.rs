@@ -227,7 +227,6 @@ fn serve(
         keep: &keep,
         join,
         own_mounts: !join.is_empty(),
-        prepare: None,
     })?;
     let mounted = wait_mounted(pid.get(), target, &before, &child, program);
     if let Err(error) = mounted {

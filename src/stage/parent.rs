@@ -225,17 +225,11 @@ fn bring_up(
     };
     let ahead = launch.order.ahead.as_ref();
     let pid = running.child.pid;
-    let mut helper = ahead.is_none().then_some(helped); // it comes up while the ids are written, if it can
-    if !launch.network.needs_ids()
-        && let Some(ports) = helper.take()
-    {
-        running.uplink = net::start(launch.network, ports, None, pid)?;
+    if ahead.is_none() {
+        running.uplink = net::start(launch.network, helped, None, pid)?;
     }
     if !shares_ids(launch) {
         idmap::apply(pid, launch.plan, launch.helpers)?;
-    }
-    if let Some(ports) = helper {
-        running.uplink = net::start(launch.network, ports, None, pid)?;
     }
     if let Some(lease) = &mut lease {
         lease.plug(running.child.pid.as_raw_nonzero().get())?;

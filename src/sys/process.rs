@@ -540,9 +540,6 @@ fn start_detached(
     Ok(())
 }
 
-/// What a new process does before its program begins; the parent has one thread, so that all is allowed.
-pub type Prepare<'a> = &'a dyn Fn() -> Result<()>;
-
 /// A program that works for a container and must not outlive this process.
 pub struct Tied<'a> {
     /// Absolute path.
@@ -563,8 +560,6 @@ pub struct Tied<'a> {
     pub join: &'a [BorrowedFd<'a>],
     /// A copy of the mount namespace of its own: pivot_root(2) in the joined one does not move its root.
     pub own_mounts: bool,
-    /// What the new process does there before the program begins.
-    pub prepare: Option<Prepare<'a>>,
 }
 
 /// Starts a program that is killed when this process dies.
@@ -610,13 +605,6 @@ fn start_tied(
     if tied.own_mounts {
         // SAFETY: unshare with plain numbers.
         check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
-    }
-    if let Some(prepare) = tied.prepare {
-        prepare().map_err(|error| {
-            let said = format!("{error}\n");
-            let _ = rustix::io::write(tied.stderr, said.as_bytes()); // the exit code says it, too
-            error.errno
-        })?;
     }
     // SAFETY: prctl with plain numbers.
     check(i64::from(unsafe {

@@ -83,6 +83,27 @@ fn a_home_on_nfs_is_told_of_and_the_store_is_put_elsewhere() {
     output.stderr_has("RL-F01");
 }
 
+/// The administrator's line was carried out in the guest (`image/customize`), so that all others have pasta.
+#[test]
+fn where_a_profile_of_apparmor_forbids_pasta_slirp4netns_goes_first() {
+    const LINE: &str = "ln -s /etc/apparmor.d/usr.bin.passt /etc/apparmor.d/disable/ && apparmor_parser -R /etc/apparmor.d/usr.bin.passt";
+    let store = Store::new(DEV, "no-pasta");
+    let made = Made::new(
+        "rm /etc/apparmor.d/disable/usr.bin.passt && apparmor_parser -r /etc/apparmor.d/usr.bin.passt",
+        LINE,
+    );
+    let output = store.sh("rl run --rm busybox ip -o -4 addr show tap0").ok();
+    output.stdout_has("10.0.2.100").stderr_is_empty();
+    let output = store
+        .sh("rl run --rm --network pasta busybox true")
+        .run()
+        .code(125);
+    output.stderr_has("RL-N02").stderr_has(LINE);
+    drop(made);
+    let output = store.sh("rl run --rm busybox ls /sys/class/net").ok();
+    output.stdout_has("eth0").stderr_is_empty();
+}
+
 /// What Ubuntu's restriction does to a program without a profile: the namespace is made, and no right in it is given.
 #[test]
 fn a_profile_of_apparmor_that_takes_all_capabilities_is_named() {
