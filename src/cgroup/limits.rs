@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use rustix::io::Errno;
 
-use super::{Group, place};
+use super::{Group, controllers};
 use crate::error::Fail;
 use crate::spec::Resources;
 
@@ -498,7 +498,7 @@ fn write(group: &Group, setting: &Setting) -> Result<()> {
                 format!("{flag}: this kernel has no file {file} in its control groups"),
             )
             .hint("to see what there is: rl exec CONTAINER ls /sys/fs/cgroup"),
-            Errno::NOENT => place::not_handed_down(flag, setting.controller(), group.path()),
+            Errno::NOENT => controllers::not_handed_down(flag, setting.controller(), group.path()),
             Errno::NODEV | Errno::NXIO if file.starts_with("io.") => {
                 refused("limits are for whole disks, not for partitions".to_owned())
                     .hint("lsblk shows which disk a partition is on")
