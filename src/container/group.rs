@@ -44,7 +44,7 @@ pub fn check(spec: &ContainerSpec) -> Result<Vec<String>, Fail> {
     let resources = &spec.cgroup.resources;
     let checked = match resources.is_empty() {
         true => Ok(Vec::new()),
-        false => limits::check(resources, &limits::Host::read()),
+        false => limits::check::check(resources, &limits::check::Host::read()),
     };
     checked
         .and_then(|notices| life::check(&spec.cgroup).map(|()| notices))
@@ -272,7 +272,7 @@ pub fn update(
     let old = spec.cgroup.resources.clone();
     spec.cgroup.resources = limits::merged(&old, change);
     spec.restart = restart.unwrap_or(spec.restart);
-    for notice in limits::check(&spec.cgroup.resources, &limits::Host::read())? {
+    for notice in limits::check::check(&spec.cgroup.resources, &limits::check::Host::read())? {
         say(&notice);
     }
     let state = record.state()?;
