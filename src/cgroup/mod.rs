@@ -1,15 +1,18 @@
 //! Control groups, version 2: one group is one directory, and what can be done to it.
 //!
-//! [`place`] finds where a container's group may stand, [`limits`] says what is written into it. Every file is
-//! reached through the directory's descriptor, so that a group that vanished is never taken for a later one of the
-//! same name. Source: the kernel's `Documentation/admin-guide/cgroup-v2.rst`, cgroups(7).
+//! [`place`] finds where a container's group may stand, [`life`] makes and leaves it, [`limits`] says what is written
+//! into it. Every file is reached through the directory's descriptor, so that a group that vanished is never taken for
+//! a later one of the same name. Source: the kernel's `Documentation/admin-guide/cgroup-v2.rst`, cgroups(7).
 
 pub mod account;
+pub mod controllers;
 pub mod devices;
 pub mod exact;
+pub mod life;
 pub mod limits;
 pub mod named;
 pub mod place;
+pub mod scope;
 pub mod slice;
 pub mod systemd;
 

@@ -18,9 +18,10 @@ use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
 use super::limits::{self, Setting};
-use super::place::{self, Place};
+use super::place::Place;
 use super::systemd::{Manager, Scope};
 use super::{Group, MOUNT, SELF, of_process, slice};
+use super::{controllers, life, scope};
 use crate::error::Fail;
 use crate::spec::{Cgroup, CgroupMode};
 
@@ -118,7 +119,7 @@ pub fn set(name: &str, asked: &str, settings: &[Setting]) -> Result<Group> {
         if slice::of(group.path()).is_some() {
             slice::change(&manager()?, &group, settings)?;
         } else {
-            place::equip(&group, settings)?;
+            controllers::equip(&group, settings)?;
             limits::apply(&group, settings)?;
         }
         return Ok(group);
@@ -171,14 +172,14 @@ fn in_scope(
     pid: i32,
     settings: &[Setting],
 ) -> Result<Group> {
-    place::start_scope(
+    scope::start_scope(
         manager,
         &Scope {
             name: unit,
             description: &format!("rl limit {pid}"),
             pids: &[pid],
             slice,
-            weights: &place::weights(settings),
+            weights: &scope::weights(settings),
         },
     )?;
     let path = of_process(&pid.to_string())
@@ -192,13 +193,13 @@ fn in_scope(
     // Limits on the scope itself are systemd's to set.
     let group = scope.create(&format!("{SINGLE}{pid}"))?;
     group.enter(pid)?;
-    place::hand_down_all(&scope, settings)?;
+    controllers::hand_down_all(&scope, settings)?;
     limits::apply(&group, settings)?;
     Ok(group)
 }
 
 fn make(parent: &Group, name: &str, settings: &[Setting]) -> Result<Group> {
-    place::hand_down(parent, settings)?;
+    controllers::hand_down(parent, settings)?;
     let group = match parent.create(name) {
         // Of a process that had the same number.
         Err(error) if error.errno == Errno::EXIST && name.starts_with(SINGLE) => {
@@ -273,7 +274,7 @@ pub fn sweep(parent: &Group) {
             .and_then(|pid| pid.to_str()?.parse::<u32>().ok());
         let lives = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
         if is_single && !lives && !child.is_populated() {
-            let _ = place::leave(child); // the next command tries again
+            let _ = life::leave(child); // the next command tries again
         }
     }
 }
@@ -301,7 +302,7 @@ pub fn remove(name: &str, force: bool) -> Result<()> {
         );
     }
     match slice::of(group.path()) {
-        None => place::leave(group),
+        None => life::leave(group),
         Some(_) => {
             if group.is_populated() {
                 group.kill()?;

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::limits::{self, Setting};
 use super::systemd::{Manager, Property, Value};
-use super::{Group, place};
+use super::{Group, controllers};
 use crate::error::Fail;
 
 const BEFORE: &str = "rl_limit_";
@@ -99,7 +99,11 @@ fn handed_down(root: &Path, settings: &[Setting]) -> Result<String, Fail> {
         !available.split_whitespace().any(|name| name == wanted)
     }) {
         None => Ok(available),
-        Some(one) => Err(place::not_handed_down(one.flag, one.controller(), root)),
+        Some(one) => Err(controllers::not_handed_down(
+            one.flag,
+            one.controller(),
+            root,
+        )),
     }
 }
 

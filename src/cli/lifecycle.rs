@@ -10,7 +10,7 @@ use super::output;
 use super::progress::say;
 use super::run::resources::{ResourceArgs, resources};
 use super::run::{RunArgs, another_name, life, made};
-use crate::cgroup::place;
+use crate::cgroup;
 use crate::container::events::Event;
 use crate::container::group;
 use crate::container::lifecycle::{self, Force, Start, Volumes};
@@ -144,7 +144,7 @@ fn announce(line: &str) {
 
 /// What earlier commands could not finish because they were killed.
 fn sweep(store: &Store) {
-    place::sweep(place::LITTER);
+    cgroup::life::sweep(cgroup::life::LITTER);
     if !record::wants_sweep(store) {
         return;
     }

@@ -11,7 +11,8 @@ use super::progress::say;
 use super::run::resources::{self, ResourceArgs};
 use super::stats::{UNKNOWN, processors};
 use crate::cgroup::account;
-use crate::cgroup::limits::{self, Host, Setting};
+use crate::cgroup::limits::check::Host;
+use crate::cgroup::limits::{self, Setting};
 use crate::cgroup::named::{self, Named};
 use crate::container::measure::Subject;
 use crate::error::{Fail, Kind};
@@ -116,7 +117,7 @@ pub fn limit(args: &LimitArgs) -> Result<u8> {
     let resources = resources::resources(&args.resources)?;
     let asked = limits::first_flag(&resources);
     if let Some(flag) = asked {
-        for notice in limits::check(&resources, &Host::read())? {
+        for notice in limits::check::check(&resources, &Host::read())? {
             say(&format!("rl: {notice}"));
         }
         if args.within.is_some() {

@@ -14,7 +14,7 @@ use super::output::{self, Columns, Row};
 use super::progress::say;
 use super::ps::say_damaged;
 use super::{images, prompt, volume};
-use crate::cgroup::place;
+use crate::cgroup::life;
 use crate::container::lifecycle::{self, Force, Volumes};
 use crate::container::record::Record;
 use crate::container::{emit, events::Event, usage, view};
@@ -198,7 +198,7 @@ pub fn prune(args: &PruneArgs, store: &Store) -> Result<u8> {
         return Ok(0);
     }
     let (containers, bytes, mut failures) = container::remove_stopped(&filters, store)?;
-    place::sweep(place::IDLE);
+    life::sweep(life::IDLE);
     let (volumes, of_volumes, failed) = if with_volumes {
         volume::remove_unused(false, &filters, store)?
     } else {

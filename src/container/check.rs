@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 
 use super::record::{self, Record};
 use super::state::{State, Status};
-use crate::cgroup::place;
+use crate::cgroup::life;
 use crate::idmap::{self, Available};
 use crate::image::list::Lists;
 use crate::image::reference::Digest;
@@ -64,7 +64,7 @@ pub fn all(store: &Store, how: How) -> Result<Vec<Finding>> {
     check.leftovers();
     if how.repairs {
         // Groups take no space and belong to no store: no finding, as for every command that sweeps.
-        place::sweep(place::IDLE);
+        life::sweep(life::IDLE);
     }
     check.sockets();
     check.mounts();

@@ -16,7 +16,7 @@ use super::record::Record;
 use super::state::Status;
 use super::watch::Keys;
 use super::{emit, emulation, group, new_id, settle};
-use crate::cgroup::{Group, place};
+use crate::cgroup::{Group, scope};
 use crate::error::{self, Fail};
 use crate::idmap::Plan;
 use crate::spec::{ContainerSpec, Seccomp};
@@ -103,7 +103,7 @@ pub fn run(record: &Record, spec: ContainerSpec, command: Command) -> Result<u8>
     if let (Err(error), Some(group)) = (&joined, &group)
         && sys::errno_of(error) == Some(Errno::ACCESS)
     {
-        place::come_near(group)?;
+        scope::come_near(group)?;
         joined = parent::join(visit, &inside, Some(group), stdio);
     }
     let (child, console) = joined.map_err(|error| {

@@ -19,7 +19,7 @@ use super::processes;
 use super::record::Record;
 use super::state::{State, Status};
 use super::view::Seen;
-use crate::cgroup::{self, Group, limits, place};
+use crate::cgroup::{self, Group, controllers, life, limits, place, scope};
 use crate::error::{self, Fail};
 use crate::spec::{CgroupMode, ContainerSpec, Namespace, Resources, Restart};
 use crate::sys;
@@ -30,7 +30,7 @@ use crate::sys::process::Child;
 /// # Errors
 /// What keeps a limit that was asked for from being set.
 pub fn make(spec: &ContainerSpec) -> Result<Option<Group>> {
-    place::make(spec).map_err(|error| match &spec.cgroup.rule {
+    life::make(spec).map_err(|error| match &spec.cgroup.rule {
         Some(_) => by_rule(error::flatten(&error), spec).into(),
         None => error,
     })
@@ -44,10 +44,10 @@ pub fn check(spec: &ContainerSpec) -> Result<Vec<String>, Fail> {
     let resources = &spec.cgroup.resources;
     let checked = match resources.is_empty() {
         true => Ok(Vec::new()),
-        false => limits::check(resources, &limits::Host::read()),
+        false => limits::check::check(resources, &limits::check::Host::read()),
     };
     checked
-        .and_then(|notices| place::check(&spec.cgroup).map(|()| notices))
+        .and_then(|notices| life::check(&spec.cgroup).map(|()| notices))
         .map_err(|fail| by_rule(fail, spec))
 }
 
@@ -79,7 +79,7 @@ fn remove(group: Group) -> bool {
     let killed = group
         .keyed("memory.events", "oom_kill")
         .is_some_and(|count| count > 0);
-    let _ = place::leave(group); // a start, a removal and the sweep of others try again
+    let _ = life::leave(group); // a start, a removal and the sweep of others try again
     killed
 }
 
@@ -272,7 +272,7 @@ pub fn update(
     let old = spec.cgroup.resources.clone();
     spec.cgroup.resources = limits::merged(&old, change);
     spec.restart = restart.unwrap_or(spec.restart);
-    for notice in limits::check(&spec.cgroup.resources, &limits::Host::read())? {
+    for notice in limits::check::check(&spec.cgroup.resources, &limits::check::Host::read())? {
         say(&notice);
     }
     let state = record.state()?;
@@ -293,9 +293,9 @@ pub fn update(
             }
             _ => whole(record, &state, "rl update")?,
         };
-        place::equip(&group, &news)?;
+        controllers::equip(&group, &news)?;
         refuse_too_little(&spec, change, &group)?;
-        let done = limits::apply(&group, &news).and_then(|()| place::weigh(&group, &news));
+        let done = limits::apply(&group, &news).and_then(|()| scope::weigh(&group, &news));
         if let Err(error) = done {
             let files: Vec<_> = news.iter().map(|new| &new.file).collect();
             let back: Vec<_> = was
@@ -367,10 +367,10 @@ fn adopt(record: &Record, spec: &ContainerSpec, group: Option<Group>, what: &str
         found.iter().map(|process| process.host_pid).collect()
     };
     let moved = match group {
-        Some(group) => place::gather(&group, &mut inside).map(|()| group),
+        Some(group) => life::gather(&group, &mut inside).map(|()| group),
         None => {
             let owner = record.state()?.owner.map(|owner| owner.pid);
-            place::adopt(spec, what, owner, &mut inside)
+            life::adopt(spec, what, owner, &mut inside)
         }
     };
     if let Ok(group) = &moved {

@@ -16,7 +16,8 @@ use super::manifest::{self, Descriptor, Manifest};
 use super::platform::Platform;
 use super::reference::{Digest, Reference};
 use super::scratch::{self, Scratch};
-use super::store::{self, Added, Blobs, Images, LayerInfo, NewImage};
+use super::store::add::{Added, Blobs, NewImage, keep_blob, keep_layer};
+use super::store::{Images, LayerInfo};
 use crate::error::Fail;
 use crate::paths::Store;
 
@@ -174,9 +175,9 @@ pub fn commit(
         pulled: None,
         blobs: Blobs::AsTheyAre,
     };
-    store::keep_blob(&images, &blob, &ingested.digest)?;
+    keep_blob(&images, &blob, &ingested.digest)?;
     let info = LayerInfo::new(ids, ingested.digest.clone(), ingested.report);
-    store::keep_layer(&images, &scratch, &ingested.diff_id, &info)?;
+    keep_layer(&images, &scratch, &ingested.diff_id, &info)?;
     let added = images.add(&new)?;
     shown.done();
     match added {

@@ -140,7 +140,7 @@ impl<'i> Restored<'i> {
             let scratch = Scratch::claim(&images.store, &format!("blob-{}", blob.digest.hex()))?;
             let path = scratch.path().join("blob");
             fetch_into(&blob, &from, clients, &path)?;
-            super::store::keep_blob(images, &path, &blob.digest)?;
+            super::store::add::keep_blob(images, &path, &blob.digest)?;
             restored.blobs.push(blob.digest);
         }
         Ok(restored)

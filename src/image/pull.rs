@@ -20,7 +20,8 @@ use super::policy::{Origin, Policy};
 use super::reference::{Digest, Reference};
 use super::registry::{BlobBody, Client, ClientOptions, Wanted, is_resumable};
 use super::scratch::{self, Scratch};
-use super::store::{self, Added, Blobs, Images, LayerInfo, NewImage, StoredImage};
+use super::store::add::{Added, Blobs, NewImage, keep_blob, keep_layer};
+use super::store::{Images, LayerInfo, StoredImage};
 use crate::error::{Fail, Kind, kind};
 use crate::paths::Store;
 
@@ -481,7 +482,7 @@ fn fetch(
         diff_id: Some((*diff_id).clone()),
     };
     let keep = |ingested: ingest::Ingested| {
-        store::keep_layer(
+        keep_layer(
             images,
             &scratch,
             diff_id,
@@ -533,7 +534,7 @@ fn fetch(
         if !source.is_far() {
             let aside = scratch.path().join("blob");
             let taken = take(&mut source.blob(layer)?, &aside)?;
-            store::keep_blob(images, &aside, &layer.digest)?;
+            keep_blob(images, &aside, &layer.digest)?;
             return Ok(taken);
         }
         let part = Part::claim(store, &layer.digest)?;
@@ -552,7 +553,7 @@ fn fetch(
         };
         match taken {
             Ok(taken) => {
-                store::keep_blob(images, part.path(), &layer.digest)?;
+                keep_blob(images, part.path(), &layer.digest)?;
                 Ok(taken)
             }
             Err((_, error)) => {

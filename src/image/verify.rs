@@ -24,7 +24,8 @@ use super::reference::{Digest, Reference};
 use super::registry::ClientOptions;
 use super::scratch::Scratch;
 use super::space::{Part, Space};
-use super::store::{self, Images, LayerInfo, PULLED, Usage, name_of};
+use super::store::add::{keep_blob, keep_layer};
+use super::store::{Images, LayerInfo, PULLED, Usage, name_of};
 use crate::error;
 use crate::paths::Store;
 use crate::stage::emulation::note::{self, Note};
@@ -270,7 +271,7 @@ impl Verify<'_> {
                     last =
                         pull::fetch_blob(from, &needed.blob, needed.is_manifest, &options, &aside);
                     if last.is_ok() {
-                        return store::keep_blob(&self.images, &aside, digest);
+                        return keep_blob(&self.images, &aside, digest);
                     }
                 }
                 last
@@ -406,7 +407,7 @@ impl Verify<'_> {
             done => done.with_context(|| format!("moving `{}`", place.display())),
         };
         moved(std::fs::rename(&place, &old))?;
-        store::keep_layer(&self.images, &scratch, diff_id, &info)?;
+        keep_layer(&self.images, &scratch, diff_id, &info)?;
         // One that started meanwhile may stand on the old tree, which then must stay.
         if old.exists()
             && let Some(name) = (self.asked.standing)(diff_id)

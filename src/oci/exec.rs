@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::config::{self, Process};
+use super::config;
+use super::config::linux::Linux;
+use super::config::process::Process;
 use super::state::{Container, Status};
 use super::{Global, lifecycle, state, translate};
 use crate::cgroup::Group;
@@ -253,12 +255,12 @@ fn program(args: &ExecArgs, container: &Container) -> Result<ContainerSpec> {
 }
 
 /// The part of a configuration that says which ids there are.
-fn maps(spec: &ContainerSpec) -> config::Linux {
+fn maps(spec: &ContainerSpec) -> Linux {
     let oci = spec.oci.as_deref().cloned().unwrap_or_default();
-    config::Linux {
+    Linux {
         uid_mappings: Some(oci.uid_mappings),
         gid_mappings: Some(oci.gid_mappings),
-        ..config::Linux::default()
+        ..Linux::default()
     }
 }
 

@@ -61,7 +61,7 @@ fn plan(args: &CreateArgs, global: &Global) -> Result<Plan> {
     for name in config
         .process
         .iter()
-        .flat_map(config::Process::unknown_capabilities)
+        .flat_map(config::process::Process::unknown_capabilities)
     {
         global.warn(&format!("process.capabilities: there is no `{name}`"));
     }

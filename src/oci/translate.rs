@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::config::{self, Config, Linux, Process};
+use super::config::linux::Linux;
+use super::config::process::{Process, rlimit};
+use super::config::{self, Config};
 use crate::error::Fail;
 use crate::spec::oci::{Kind, Listener, Mount, Oci, Options, Personality, Propagation};
 use crate::spec::{
@@ -180,7 +182,7 @@ pub fn process_into(process: &Process, preserve_fds: u32, spec: &mut ContainerSp
         .flatten()
         .filter_map(|limit| {
             Some(Rlimit {
-                name: config::rlimit(&limit.kind)?.to_owned(),
+                name: rlimit(&limit.kind)?.to_owned(),
                 soft: limit.soft,
                 hard: limit.hard,
             })

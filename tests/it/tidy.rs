@@ -25,6 +25,14 @@ const ALLOWED: &[(&str, &str)] = &[("paths", "spec")];
 /// Data and parsers: no files, no processes, no network.
 const PURE: &[&str] = &[
     "spec/mod.rs",
+    "spec/cgroup.rs",
+    "spec/confinement.rs",
+    "spec/inherit.rs",
+    "spec/life.rs",
+    "spec/namespaces.rs",
+    "spec/network.rs",
+    "spec/egress.rs",
+    "spec/mounts.rs",
     "spec/ports.rs",
     "spec/oci.rs",
     "spec/resources.rs",

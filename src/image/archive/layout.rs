@@ -22,7 +22,8 @@ use crate::image::platform::Platform;
 use crate::image::policy::Origin;
 use crate::image::pull::{self, Source};
 use crate::image::reference::{Digest, Reference};
-use crate::image::store::{self, Images, NewImage, REF_NAME};
+use crate::image::store::add::{Blobs, NewImage};
+use crate::image::store::{Images, REF_NAME};
 use crate::paths::Store;
 use crate::sys::fs::Root;
 
@@ -129,7 +130,7 @@ pub fn load_oci(layout: &dyn Layout, bringing: &Bringing<'_>) -> Result<Vec<Load
             config: &config_bytes,
             name: names.first(),
             pulled: None,
-            blobs: store::Blobs::Keep,
+            blobs: Blobs::Keep,
         };
         let image = bringing.finish(&new, layout, &names)?;
         match loaded.iter_mut().find(|known| known.id == image.id) {
@@ -252,7 +253,7 @@ pub fn load_directory(dir: OwnedFd, bringing: &Bringing<'_>) -> Result<Vec<Loade
         config: &config,
         name: None,
         pulled: None,
-        blobs: store::Blobs::Keep,
+        blobs: Blobs::Keep,
     };
     Ok(vec![bringing.finish(&new, &layout, &[])?])
 }

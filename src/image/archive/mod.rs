@@ -33,7 +33,8 @@ use super::policy::{Origin, Policy};
 use super::pull::Source;
 use super::reference::{Digest, Reference};
 use super::scratch::{self, Scratch};
-use super::store::{self, Added, Images, LayerInfo, NewImage};
+use super::store::add::{self, Added, NewImage, keep_blob, keep_layer};
+use super::store::{Images, LayerInfo};
 use crate::error::Fail;
 use crate::paths::Store;
 use layout::{Bringing, Layout};
@@ -186,11 +187,11 @@ pub fn import(
         config: &config_bytes,
         name: options.reference.as_ref(),
         pulled: None,
-        blobs: store::Blobs::Keep,
+        blobs: add::Blobs::Keep,
     };
-    store::keep_blob(&images, &blob, &ingested.digest)?;
+    keep_blob(&images, &blob, &ingested.digest)?;
     let info = LayerInfo::new(ids, ingested.digest.clone(), ingested.report);
-    store::keep_layer(&images, &scratch, &ingested.diff_id, &info)?;
+    keep_layer(&images, &scratch, &ingested.diff_id, &info)?;
     let added = images.add(&new)?;
     shown.done();
     match added {
@@ -639,7 +640,7 @@ impl<'f> Archive<'f> {
                 config: &config_bytes,
                 name: names.first(),
                 pulled: None,
-                blobs: store::Blobs::Keep,
+                blobs: add::Blobs::Keep,
             };
             loaded.push(bringing.finish(&new, &blobs, &names)?);
         }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::error::{Kind as FailKind, kind};
 use crate::image::ingest::Silent;
-use crate::image::store::Force;
+use crate::image::store::Usage;
+use crate::image::store::remove::{Force, Removed};
 use serde_json::json;
 use std::io::Write as _;
 
@@ -311,7 +312,7 @@ fn images_are_found_tagged_and_removed_as_in_docker() {
         .remove(id.hex(), Force::No, &[])
         .expect_err("two names");
     assert_eq!(kind(&error), FailKind::Conflict);
-    let user = store::Usage {
+    let user = Usage {
         container: "web".to_owned(),
         image: id.to_string(),
         diff_ids: vec![image.config.rootfs.diff_ids[0].to_string()],
@@ -319,7 +320,7 @@ fn images_are_found_tagged_and_removed_as_in_docker() {
     let removed = images
         .remove("one:1", Force::No, std::slice::from_ref(&user))
         .unwrap();
-    assert_eq!(removed, [store::Removed::Untagged("one:1".to_owned())]);
+    assert_eq!(removed, [Removed::Untagged("one:1".to_owned())]);
     let error = images
         .remove("two:2", Force::No, std::slice::from_ref(&user))
         .expect_err("used");

@@ -6,7 +6,9 @@
 #[cfg(test)]
 mod tests;
 
+mod directories;
 mod owners;
+mod whiteouts;
 
 use std::ffi::OsStr;
 use std::io::BufRead;
@@ -26,6 +28,7 @@ use crate::stage::emulation::note;
 use crate::stage::emulation::side::Side;
 use crate::sys;
 use crate::sys::fs::Root;
+use directories::CACHED;
 
 /// How ownership is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,12 +59,7 @@ pub struct Report {
 
 /// Marks a deleted name in a layer.
 const WHITEOUT: &[u8] = b".wh.";
-/// Marks a directory that hides all that lies below it.
-const OPAQUE: &[u8] = b".wh..wh..opq";
-/// The attribute by which overlay mounted with `userxattr` knows an opaque directory.
-const OVERLAY_OPAQUE: &str = "user.overlay.opaque";
-/// The attribute of a file that stands for a deleted name, since Linux 6.7.
-const OVERLAY_WHITEOUT: &str = "user.overlay.whiteout";
+
 /// Where fuse-overlayfs and podman keep owner and mode, too.
 pub const OVERRIDE: &str = note::NAME;
 /// Attributes that steer overlay file systems; none comes from a layer.
@@ -71,10 +69,6 @@ pub const STEERING: [&[u8]; 4] = [
     b"user.fuseoverlayfs.",
     b"user.containers.",
 ];
-/// Open parent directories that are kept.
-const CACHED: usize = 32;
-/// How often a link that leads to nowhere may lead to another.
-const LINKS: u32 = 16;
 
 /// Unpacks the archive `input` into the empty directory `into`, and reads the input to its end. The second value are the
 /// owners of what takes no attributes, with `Ids::Single`.
@@ -278,52 +272,6 @@ impl<'r> Unpacker<'r> {
         Ok(())
     }
 
-    fn directory(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
-        let (parent, name) = split(path);
-        let parent = self.open_dir(parent)?;
-        let name = OsStr::from_bytes(name);
-        let mut opaque = false;
-        let mut fresh = true;
-        loop {
-            match rustix::fs::mkdirat(&*parent, name, mode_of(entry.mode & 0o1777)) {
-                Ok(()) => break,
-                Err(Errno::EXIST) => {
-                    if let Some(stat) = stat_of(parent.as_fd(), name) {
-                        // What it holds stays; owner, mode and times are the newer entry's.
-                        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                            fresh = false;
-                            break;
-                        }
-                        opaque = is_whiteout(parent.as_fd(), name, &stat);
-                    }
-                    self.remove(parent.as_fd(), path)?;
-                }
-                Err(errno) => return Err(self.failed("mkdirat", path, errno)),
-            }
-        }
-        // Few directories of an image need more than mkdir: no descriptor is opened for the others.
-        let plain = fresh
-            && !opaque
-            && !self.inherits
-            && (entry.uid, entry.gid) == (0, 0)
-            && entry.xattrs.is_empty()
-            && entry.mode & (self.umask | 0o6000) == 0;
-        if !plain {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let dir = rustix::fs::openat(&*parent, name, flags, Mode::empty())
-                .map_err(|errno| self.failed("openat", path, errno))?;
-            self.owner(dir.as_fd(), path, entry)?;
-            self.mode(dir.as_fd(), path, entry.mode)?;
-            self.attributes(dir.as_fd(), entry)?;
-            if opaque {
-                self.opaque(dir.as_fd(), path)?;
-            }
-            self.inherits |= entry.mode & 0o2000 != 0;
-        }
-        self.directories.push((path.to_vec(), entry.mtime));
-        Ok(())
-    }
-
     fn file(
         &mut self,
         path: &[u8],
@@ -511,88 +459,6 @@ impl<'r> Unpacker<'r> {
         .map_err(|errno| self.failed("utimensat", path, errno))
     }
 
-    /// `.wh.HIDDEN` in `parent`: the lower layers' `HIDDEN` is gone, this layer's own stays.
-    fn whiteout(&mut self, parent: &[u8], name: &[u8], hidden: &[u8]) -> Result<()> {
-        if name == OPAQUE {
-            let dir = self.open_dir(parent)?;
-            let dir = reopen(dir.as_fd()).map_err(|errno| self.failed("openat", parent, errno))?;
-            return self.opaque(dir.as_fd(), parent);
-        }
-        // Aufs kept notes of its own under this prefix.
-        if hidden.starts_with(WHITEOUT) {
-            self.report.skipped_others += 1;
-            return Ok(());
-        }
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(Fail::corrupt(format!(
-                "the layer has a whiteout without a name, `{}`",
-                shown(parent)
-            ))
-            .into());
-        }
-        self.hide(parent, hidden)
-    }
-
-    /// Puts a whiteout in the place of `name`, unless this layer has something there.
-    fn hide(&mut self, parent: &[u8], name: &[u8]) -> Result<()> {
-        let dir = self.open_dir(parent)?;
-        let at = OsStr::from_bytes(name);
-        let mut path = parent.to_vec();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        if self.whiteout_nodes {
-            // Anybody may make this one device since Linux 5.8 (mknod(2)).
-            match rustix::fs::mknodat(&*dir, at, FileType::CharacterDevice, Mode::empty(), 0) {
-                Ok(()) => return Ok(()),
-                Err(Errno::EXIST) => return self.hide_below(dir.as_fd(), &path),
-                Err(Errno::PERM) => self.whiteout_nodes = false,
-                Err(errno) => return Err(self.failed("mknodat", &path, errno)),
-            }
-        }
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&*dir, at, flags, mode_of(0o600)) {
-            Ok(file) => file,
-            Err(Errno::EXIST) => return self.hide_below(dir.as_fd(), &path),
-            Err(errno) => return Err(self.failed("openat", &path, errno)),
-        };
-        rustix::fs::fsetxattr(&file, OVERLAY_WHITEOUT, b"y", XattrFlags::empty())
-            .map_err(|errno| self.failed("fsetxattr", &path, errno))?;
-        // Overlay looks for such files only in directories that say so.
-        let dir = reopen(dir.as_fd()).map_err(|errno| self.failed("openat", parent, errno))?;
-        match rustix::fs::fsetxattr(&dir, OVERLAY_OPAQUE, b"x", XattrFlags::CREATE) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(errno) => Err(self.failed("fsetxattr", parent, errno)),
-        }
-    }
-
-    /// This layer has something at `path`: as a directory, it no longer shows what lies below it.
-    fn hide_below(&mut self, parent: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
-        let (_, name) = split(path);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::empty()) {
-            Ok(dir) => self.opaque(dir.as_fd(), path),
-            Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
-            Err(errno) => Err(self.failed("openat", path, errno)),
-        }
-    }
-
-    fn opaque(&self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
-        rustix::fs::fsetxattr(dir, OVERLAY_OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| {
-            let error = self.failed("fsetxattr", path, errno);
-            if errno == Errno::NOTSUP {
-                return error.context(
-                    Fail::unsupported("the file system of the store has no extended attributes")
-                        .hint("name another place with --root DIR or RL_ROOT")
-                        .code("RL-F03"),
-                );
-            }
-            error
-        })
-    }
-
     /// Runs `call`, which makes `path`; what stood there before is removed.
     fn make<T>(
         &mut self,
@@ -619,116 +485,6 @@ impl<'r> Unpacker<'r> {
         // Links may lead here under other names, so all goes.
         self.cache.clear();
         self.oldest = 0;
-        Ok(())
-    }
-
-    fn cached(&self, path: &[u8]) -> Option<Rc<OwnedFd>> {
-        self.cache
-            .iter()
-            .find(|(known, _)| known == path)
-            .map(|(_, dir)| Rc::clone(dir))
-    }
-
-    /// The directory at the clean path `path`, made with all above it where it is missing.
-    fn open_dir(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>> {
-        if let Some(dir) = self.cached(path) {
-            return Ok(dir);
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let dir = match self.root.open(as_path(path), flags) {
-            Ok(dir) => dir,
-            Err(sys::Error {
-                errno: Errno::NOENT | Errno::NOTDIR,
-                ..
-            }) => {
-                self.make_dirs(path, LINKS)?;
-                self.root
-                    .open(as_path(path), flags)
-                    .map_err(|error| self.failed("openat2", path, error.errno))?
-            }
-            Err(error) => return Err(self.failed("openat2", path, error.errno)),
-        };
-        Ok(self.remember(path, dir))
-    }
-
-    fn remember(&mut self, path: &[u8], dir: OwnedFd) -> Rc<OwnedFd> {
-        let dir = Rc::new(dir);
-        let known = (path.to_vec(), Rc::clone(&dir));
-        if self.cache.len() < CACHED {
-            self.cache.push(known);
-        } else {
-            self.cache[self.oldest] = known;
-            self.oldest = (self.oldest + 1) % CACHED;
-        }
-        dir
-    }
-
-    /// Makes the missing directories of `path`; a link that leads to nowhere gets its target made, inside.
-    fn make_dirs(&mut self, path: &[u8], links: u32) -> Result<()> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let ends = (0..path.len())
-            .filter(|at| path[*at] == b'/')
-            .chain([path.len()]);
-        for end in ends {
-            let prefix = &path[..end];
-            match self.root.open(as_path(prefix), flags) {
-                Ok(_) => continue,
-                Err(sys::Error {
-                    errno: Errno::NOENT | Errno::NOTDIR,
-                    ..
-                }) => {}
-                Err(error) => return Err(self.failed("openat2", prefix, error.errno)),
-            }
-            let (above, name) = split(prefix);
-            let name = OsStr::from_bytes(name);
-            let parent = self
-                .root
-                .open(as_path(above), flags)
-                .map_err(|error| self.failed("openat2", above, error.errno))?;
-            let hidden = match stat_of(parent.as_fd(), name) {
-                None => false,
-                Some(stat) if is_whiteout(parent.as_fd(), name, &stat) => {
-                    self.remove(parent.as_fd(), prefix)?;
-                    true
-                }
-                Some(stat)
-                    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink && links > 0 =>
-                {
-                    let target = rustix::fs::readlinkat(&parent, name, Vec::new())
-                        .map_err(|errno| self.failed("readlinkat", prefix, errno))?;
-                    let target = target.to_bytes();
-                    let target = if target.starts_with(b"/") {
-                        clean(target)
-                    } else {
-                        clean(&[above, b"/", target].concat())
-                    };
-                    self.make_dirs(&target, links - 1)?;
-                    continue;
-                }
-                Some(_) => {
-                    return Err(Fail::corrupt(format!(
-                        "the layer has entries below `{}`, which is not a directory",
-                        shown(prefix)
-                    ))
-                    .into());
-                }
-            };
-            rustix::fs::mkdirat(&parent, name, mode_of(0o755))
-                .map_err(|errno| self.failed("mkdirat", prefix, errno))?;
-            if hidden || self.inherits || self.umask & 0o755 != 0 {
-                let dir = self
-                    .root
-                    .open(as_path(prefix), OFlags::RDONLY | OFlags::DIRECTORY)?;
-                if self.inherits && self.ids == Ids::Mapped {
-                    rustix::fs::fchown(&dir, Some(Uid::ROOT), Some(Gid::ROOT))
-                        .map_err(|errno| self.failed("fchown", prefix, errno))?;
-                }
-                self.mode(dir.as_fd(), prefix, 0o755)?;
-                if hidden {
-                    self.opaque(dir.as_fd(), prefix)?;
-                }
-            }
-        }
         Ok(())
     }
 
@@ -762,35 +518,6 @@ impl<'r> Unpacker<'r> {
             let name = OsStr::from_bytes(name);
             if rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()).is_err() {
                 self.report.skipped_xattrs += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sets the times of all directories.
-    fn finish(&mut self) -> Result<()> {
-        for (path, mtime) in std::mem::take(&mut self.directories) {
-            let done = if path.is_empty() {
-                reopen(self.root.as_fd()).and_then(|top| rustix::fs::futimens(&top, &times(mtime)))
-            } else {
-                let (parent, name) = split(&path);
-                // Opened, not made: a directory that was replaced since has no times to get.
-                let dir = match self.cached(parent) {
-                    Some(dir) => Ok(dir),
-                    None => self
-                        .root
-                        .open(as_path(parent), OFlags::PATH | OFlags::DIRECTORY)
-                        .map(|dir| self.remember(parent, dir))
-                        .map_err(|error| error.errno),
-                };
-                dir.and_then(|dir| {
-                    let name = OsStr::from_bytes(name);
-                    rustix::fs::utimensat(&*dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
-                })
-            };
-            match done {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => return Err(self.failed("utimensat", &path, errno)),
             }
         }
         Ok(())
@@ -833,21 +560,6 @@ pub fn disk_full(place: BorrowedFd<'_>, path: &str, errno: Errno) -> Fail {
 
 fn stat_of(parent: BorrowedFd<'_>, name: &OsStr) -> Option<rustix::fs::Stat> {
     rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).ok() // nothing there: the caller makes it
-}
-
-/// Either form of whiteout.
-fn is_whiteout(parent: BorrowedFd<'_>, name: &OsStr, stat: &rustix::fs::Stat) -> bool {
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if kind == FileType::CharacterDevice {
-        return stat.st_rdev == 0;
-    }
-    if kind != FileType::RegularFile || stat.st_size != 0 {
-        return false;
-    }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty()).is_ok_and(|file| {
-        rustix::fs::fgetxattr(&file, OVERLAY_WHITEOUT, &mut [0_u8; 8][..]).is_ok()
-    })
 }
 
 /// The directory behind an `O_PATH` descriptor, for the calls that refuse such ones.

@@ -1,3 +1,4 @@
+use super::whiteouts::{OVERLAY_OPAQUE, OVERLAY_WHITEOUT};
 use super::*;
 use crate::stage::emulation::side::Key;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};

@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use ureq::http::{StatusCode, Uri};
 
+use super::access::Access;
 use super::token::percent;
 use super::transport::{Answer, Question, host_of, join};
-use super::{Access, Client, DOCKER_HUB, Hurry, header, read_all, told};
+use super::{Client, DOCKER_HUB, Hurry, header, read_all, told};
 use crate::error::Fail;
 use crate::image::manifest::{MAX_DOCUMENT, read};
 

@@ -16,8 +16,9 @@ use std::fs::File;
 use anyhow::{Context as _, Result};
 use ureq::http::{Method, StatusCode, Uri};
 
+use super::access::Access;
 use super::transport::{Answer, Content, Part, Question, host_of, join};
-use super::{Access, Client, Hurry, MAX_SMALL, header, read_all, retry_after};
+use super::{Client, Hurry, MAX_SMALL, header, read_all, retry_after};
 use crate::error::{Fail, Kind, kind};
 use crate::image::reference::{Digest, Reference};
 

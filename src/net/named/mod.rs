@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  owner of a container                 rl:[network]                         its inside (one network namespace)
-//!  (monitor, or `run --rm`)             server.rs                            inside.rs
+//!  (monitor, or `run --rm`)             server/                              inside.rs
 //!     │ Reserve(guest) ───────────────────▶│ addresses, names
 //!     │◀──────────────────── Endpoints ────│
 //!     │ clone3 …                           │

@@ -3,22 +3,19 @@
 //!
 //! Source: Linux, `fs/squashfs/squashfs_fs.h` and the readers beside it.
 
+mod content;
+mod tables;
+
 use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
 
 use super::{ReadAt, SUPERBLOCK, number, short};
+use content::Marks;
+use tables::Cache;
 
-/// Bytes of one block of a table, unpacked.
-const METADATA: usize = 8 << 10;
 /// Blocks that are kept: of tables, and of content.
 const TABLES: usize = 64;
 const CONTENTS: usize = 8;
-/// Places in long files that are kept, of so many files.
-const FILES: usize = 32;
-/// One place is kept for so many blocks of a file.
-const STRIDE: u64 = 256;
-const PLAIN: u32 = 1 << 24;
 const NONE: u32 = u32::MAX;
 /// The largest name, and the largest target of a link.
 const NAME: usize = 256;
@@ -98,38 +95,6 @@ pub struct Named {
     /// Where the listing goes on: what [`Tree::list`] takes.
     pub next: u64,
 }
-
-/// The last blocks that were used, by where they are, each with where the next one begins.
-#[derive(Debug)]
-struct Cache {
-    most: usize,
-    blocks: VecDeque<(u64, Rc<Vec<u8>>, u64)>,
-}
-
-impl Cache {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            blocks: VecDeque::new(),
-        }
-    }
-
-    fn get(&mut self, at: u64) -> Option<(Rc<Vec<u8>>, u64)> {
-        let index = self.blocks.iter().position(|(place, ..)| *place == at)?;
-        let found = self.blocks.remove(index)?;
-        let answer = (found.1.clone(), found.2);
-        self.blocks.push_front(found);
-        Some(answer)
-    }
-
-    fn put(&mut self, at: u64, block: Rc<Vec<u8>>, next: u64) {
-        self.blocks.truncate(self.most - 1);
-        self.blocks.push_front((at, block, next));
-    }
-}
-
-/// Places in the list of a file's blocks, by its [`Body::File`]'s `sizes`: one for each [`STRIDE`], with where the block is.
-type Marks = (Place, Vec<(Place, u64)>);
 
 /// An open squashfs.
 #[derive(Debug)]
@@ -245,93 +210,6 @@ impl<F: ReadAt> Tree<F> {
             return Err(damaged("a block is larger than it may be"));
         }
         Ok(bytes)
-    }
-
-    /// One block of a table, and where the next one begins.
-    fn table(&mut self, at: u64) -> io::Result<(Rc<Vec<u8>>, u64)> {
-        if let Some(found) = self.tables.get(at) {
-            return Ok(found);
-        }
-        let mut head = [0_u8; 2];
-        self.raw(&mut head, at)?;
-        let head = u16::from_le_bytes(head);
-        let length = usize::from(head & 0x7fff);
-        if length == 0 || length > METADATA {
-            return Err(damaged("a table has a block of a size that cannot be"));
-        }
-        let mut bytes = vec![0; length];
-        self.raw(&mut bytes, at + 2)?;
-        if head & 0x8000 == 0 {
-            bytes = self.unpack(&bytes, METADATA)?;
-        }
-        let (block, next) = (Rc::new(bytes), at + 2 + length as u64);
-        self.tables.put(at, block.clone(), next);
-        Ok((block, next))
-    }
-
-    /// Reads from a table, and moves on.
-    fn take(&mut self, place: &mut Place, into: &mut [u8]) -> io::Result<()> {
-        let mut done = 0;
-        while done < into.len() {
-            let (block, next) = self.table(place.block)?;
-            let rest = block.get(place.offset..).unwrap_or_default();
-            if rest.is_empty() {
-                if place.offset > block.len() || block.len() < METADATA {
-                    return Err(damaged("a table ends too early"));
-                }
-                *place = Place {
-                    block: next,
-                    offset: 0,
-                };
-                continue;
-            }
-            let count = rest.len().min(into.len() - done);
-            into[done..done + count].copy_from_slice(&rest[..count]);
-            (place.offset, done) = (place.offset + count, done + count);
-        }
-        Ok(())
-    }
-
-    fn array<const N: usize>(&mut self, place: &mut Place) -> io::Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.take(place, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn long(&mut self, place: &mut Place) -> io::Result<u32> {
-        Ok(u32::from_le_bytes(self.array(place)?))
-    }
-
-    /// Moves on without unpacking: all blocks but a table's last are full.
-    fn skip(&mut self, place: &mut Place, bytes: u64) -> io::Result<()> {
-        let end = place.offset as u64 + bytes;
-        for _ in 0..end / METADATA as u64 {
-            let mut head = [0_u8; 2];
-            self.raw(&mut head, place.block)?;
-            place.block += 2 + u64::from(u16::from_le_bytes(head) & 0x7fff);
-        }
-        place.offset = usize::try_from(end % METADATA as u64).unwrap_or(0);
-        Ok(())
-    }
-
-    /// Bytes at `at` of a table that is found by a list of its blocks.
-    fn indexed<const N: usize>(&mut self, list: u64, at: u64) -> io::Result<[u8; N]> {
-        let mut block = [0_u8; 8];
-        let entry = list.checked_add(at / METADATA as u64 * 8);
-        self.raw(
-            &mut block,
-            entry.ok_or_else(|| damaged("a list lies nowhere"))?,
-        )?;
-        let offset = usize::try_from(at % METADATA as u64).unwrap_or(0);
-        let block = u64::from_le_bytes(block);
-        self.array(&mut Place { block, offset })
-    }
-
-    fn place(table: u64, block: u64, offset: usize) -> io::Result<Place> {
-        let block = table.checked_add(block);
-        block
-            .map(|block| Place { block, offset })
-            .ok_or_else(|| damaged("something lies nowhere"))
     }
 
     /// The inode of this reference: of the root, or from a directory.
@@ -541,36 +419,6 @@ impl<F: ReadAt> Tree<F> {
         Ok(found)
     }
 
-    /// Content of a file from `offset` on, at most `length` bytes; fewer only at its end.
-    ///
-    /// # Errors
-    /// `InvalidInput` for what is no file; as [`Tree::inode`].
-    pub fn read(&mut self, inode: &Inode, offset: u64, length: u32) -> io::Result<Vec<u8>> {
-        let Body::File { size, .. } = inode.body else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let end = size.min(offset.saturating_add(length.into()));
-        let mut bytes = Vec::new();
-        let mut at = offset;
-        while at < end {
-            let (index, within) = (at / u64::from(self.block), at % u64::from(self.block));
-            let block = self.content(inode, index)?;
-            let wanted = (end - at).min(u64::from(self.block) - within);
-            let (from, count) = (usize::try_from(within), usize::try_from(wanted));
-            let (from, count) = (from.unwrap_or(0), count.unwrap_or(0)); // both below 1 MiB
-            let part = match &block {
-                Some(block) => block
-                    .get(from..from + count)
-                    .ok_or_else(|| damaged("a file is shorter than it says"))?,
-                None => &[],
-            };
-            bytes.extend(part);
-            bytes.resize(bytes.len() + count - part.len(), 0); // a hole
-            at += wanted;
-        }
-        Ok(bytes)
-    }
-
     /// Bytes of a file's blocks, but for the last.
     pub(super) fn block(&self) -> u32 {
         self.block
@@ -594,86 +442,6 @@ impl<F: ReadAt> Tree<F> {
             return Ok(false);
         }
         Ok(self.stored(sizes, start, index)?.1 == 0)
-    }
-
-    /// One block of a file; `None` for a hole. The last one may be shorter.
-    fn content(&mut self, inode: &Inode, index: u64) -> io::Result<Option<Rc<Vec<u8>>>> {
-        let Body::File {
-            size,
-            start,
-            fragment: (fragment, offset),
-            sizes,
-        } = inode.body
-        else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let block = u64::from(self.block);
-        if fragment != NONE && index >= size / block {
-            let tail = usize::try_from(size % block).unwrap_or(0);
-            let whole = self.fragment(fragment)?;
-            let from = usize::try_from(offset).unwrap_or(usize::MAX);
-            let part = from.checked_add(tail).and_then(|end| whole.get(from..end));
-            let part = part.ok_or_else(|| damaged("the end of a file is not in its fragment"))?;
-            return Ok(Some(Rc::new(part.to_vec())));
-        }
-        let (at, stored) = self.stored(sizes, start, index)?;
-        if stored == 0 {
-            return Ok(None);
-        }
-        self.block_at(at, stored).map(Some)
-    }
-
-    /// Where a file's block is, and its size as the inode has it. Places on the way are kept.
-    fn stored(&mut self, sizes: Place, start: u64, index: u64) -> io::Result<(u64, u32)> {
-        let known = self.marks.iter().position(|(place, _)| *place == sizes);
-        let (_, mut marks) = known
-            .and_then(|known| self.marks.remove(known))
-            .unwrap_or((sizes, vec![(sizes, start)]));
-        let last = marks.len() as u64 - 1;
-        let nearest = (index / STRIDE).min(last);
-        let (mut place, mut at) = marks[usize::try_from(nearest).unwrap_or(0)];
-        let mut number = nearest * STRIDE;
-        let stored = loop {
-            if number.is_multiple_of(STRIDE) && number / STRIDE == marks.len() as u64 {
-                marks.push((place, at));
-            }
-            let stored = self.long(&mut place)?;
-            if number == index {
-                break stored;
-            }
-            at += u64::from(stored & !PLAIN);
-            number += 1;
-        };
-        self.marks.truncate(FILES - 1);
-        self.marks.push_front((sizes, marks));
-        Ok((at, stored))
-    }
-
-    fn block_at(&mut self, at: u64, stored: u32) -> io::Result<Rc<Vec<u8>>> {
-        if let Some((found, _)) = self.contents.get(at) {
-            return Ok(found);
-        }
-        let length = stored & !PLAIN;
-        if length > self.block {
-            return Err(damaged("a block is larger than it may be"));
-        }
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.raw(&mut bytes, at)?;
-        if stored & PLAIN == 0 {
-            bytes = self.unpack(&bytes, usize::try_from(self.block).unwrap_or(0))?;
-        }
-        let block = Rc::new(bytes);
-        self.contents.put(at, block.clone(), 0);
-        Ok(block)
-    }
-
-    fn fragment(&mut self, index: u32) -> io::Result<Rc<Vec<u8>>> {
-        let (list, count) = self.fragments;
-        if index >= count {
-            return Err(damaged("a fragment is not in its table"));
-        }
-        let entry: [u8; 16] = self.indexed(list, u64::from(index) * 16)?;
-        self.block_at(number(&entry, 0), short(&entry, 8))
     }
 
     /// Extended attributes, with their full names.
@@ -748,8 +516,9 @@ fn type_bits(kind: u16) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::write::{Compression, Writer};
     use super::*;
+
+    use super::super::write::{Compression, Writer};
     use crate::image::entries::{Entry, Kind};
     use proptest::prelude::*;
     use std::io::{Read as _, Seek as _, Write as _};

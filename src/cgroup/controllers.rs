@@ -1,0 +1,168 @@
+//! How controllers come down to a group: asked for in each group above, which must have no processes of its own then.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::io::Errno;
+
+use super::limits::Setting;
+use super::place::{DELEGATE, Ours};
+use super::{Group, MOUNT, SELF};
+use crate::error::Fail;
+
+/// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
+pub(super) const ROUNDS: usize = 100;
+
+/// Lets a group that exists have the controllers that these settings need.
+///
+/// # Errors
+/// Which one is not handed down, and where it stops.
+pub fn equip(group: &Group, settings: &[Setting]) -> Result<()> {
+    match group.path().parent() {
+        Some(parent) => hand_down(&Group::open(parent)?, settings),
+        None => Ok(()),
+    }
+}
+
+/// What a group hands down, and could.
+pub(super) fn controllers(group: &Group, file: &str) -> Result<BTreeSet<String>> {
+    let text = group.read(file)?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Lets the groups below have the controllers that these settings need; with one of them, all there are: `stats`
+/// then counts everything.
+///
+/// # Errors
+/// The controller that does not come down to here.
+pub fn hand_down(group: &Group, settings: &[Setting]) -> Result<()> {
+    if settings.is_empty() {
+        return Ok(());
+    }
+    hand_down_all(group, settings)
+}
+
+pub(super) fn hand_down_all(group: &Group, settings: &[Setting]) -> Result<()> {
+    for setting in settings {
+        fetch(setting.controller(), group.path());
+    }
+    let enabled = controllers(group, "cgroup.subtree_control")?;
+    let available = controllers(group, "cgroup.controllers")?;
+    for setting in settings {
+        let wanted = setting.controller();
+        if wanted != "cgroup" && !available.contains(wanted) {
+            return Err(not_handed_down(setting.flag, wanted, group.path()).into());
+        }
+    }
+    if available.is_subset(&enabled) {
+        return Ok(());
+    }
+    let all = plus(available.iter().map(String::as_str));
+    for _ in 0..ROUNDS {
+        match group.write("cgroup.subtree_control", &all) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.errno == Errno::BUSY => empty(group)?,
+            Err(error) => {
+                // One that nobody needs may be what is in the way.
+                let needed = settings
+                    .iter()
+                    .map(Setting::controller)
+                    .filter(|name| *name != "cgroup");
+                let needed = plus(needed);
+                let done = group.write("cgroup.subtree_control", &needed);
+                return done.map_err(|_| error).with_context(|| {
+                    format!("handing controllers down from `{}`", group.path().display())
+                });
+            }
+        }
+    }
+    Err(Fail::conflict(format!(
+        "processes are started in `{}` faster than they can be moved out of the way",
+        group.path().display()
+    ))
+    .hint("a group with processes of its own hands no controllers down: try again when it is quiet")
+    .into())
+}
+
+/// Hands a controller down from a group above, when that is ours as well and only nobody has done it yet.
+pub(super) fn fetch(controller: &str, group: &Path) {
+    let has = |dir: &Path| {
+        std::fs::read_to_string(dir.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|name| name == controller))
+    };
+    let Some(parent) = group.parent() else { return };
+    if has(group) || Ours::look(parent) != Ours::Yes {
+        return;
+    }
+    fetch(controller, parent);
+    if let Ok(parent) = Group::open(parent) {
+        // What it refuses is said by whoever misses the controller.
+        let _ = parent.write("cgroup.subtree_control", &format!("+{controller}"));
+    }
+}
+
+fn plus<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names
+        .map(|name| format!("+{name}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Puts all processes of a group into a leaf of it: its limits hold for them as before.
+fn empty(group: &Group) -> Result<()> {
+    let leaf = match group.create(SELF) {
+        Err(error) if error.errno == Errno::EXIST => Group::open(&group.path().join(SELF)),
+        made => made,
+    }?;
+    for pid in group.processes()? {
+        match leaf.enter(pid) {
+            Ok(()) => {}
+            Err(error) if error.errno == Errno::SRCH => {}
+            Err(error) => {
+                return Err(anyhow::Error::from(error).context(format!(
+                    "moving process {pid} out of the way, into `{}`",
+                    leaf.path().display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a limit cannot be had: the group where its controller stops, and who can change that.
+#[must_use]
+pub fn not_handed_down(flag: &str, controller: &str, group: &Path) -> Fail {
+    let has = |dir: &Path| {
+        std::fs::read_to_string(dir.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|name| name == controller))
+    };
+    let above = group.ancestors().skip(1);
+    let stops = above
+        .take_while(|dir| dir.starts_with(MOUNT))
+        .find(|dir| has(dir));
+    let Some(stops) = stops else {
+        return Fail::unsupported(format!(
+            "{flag} cannot be had: this kernel has no controller `{controller}` for control groups of version 2"
+        ))
+        .hint("it was left out of the kernel, or version 1 has it: see /proc/cgroups and /sys/fs/cgroup/cgroup.controllers")
+        .code("RL-C02");
+    };
+    let fail = Fail::unsupported(format!(
+        "{flag} cannot be had: the controller `{controller}` is not handed down to you, it stops at `{}`",
+        stops.display()
+    ))
+    .code("RL-C02");
+    let by_systemd = stops
+        .components()
+        .chain(group.components())
+        .any(|part| part.as_os_str().to_string_lossy().ends_with(".slice"));
+    if by_systemd {
+        fail.hint(format!("your administrator can hand it on: {DELEGATE}"))
+    } else {
+        fail.hint(format!(
+            "whoever owns that group can hand it on: echo +{controller} > {}/cgroup.subtree_control",
+            stops.display()
+        ))
+    }
+}
