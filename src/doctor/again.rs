@@ -61,6 +61,10 @@ const KERNEL: (&str, &[&str]) = ("kernel", &["RL-K06"]);
 
 /// The axis of a failure, and the codes of it that could be behind.
 fn suspects(code: Option<&str>, text: &str) -> Option<(&'static str, &'static [&'static str])> {
+    // The room on the disk has nothing to do with it.
+    if text.contains("quota is used up") {
+        return None;
+    }
     if let Some(code) = code {
         return match code {
             "RL-U01" | "RL-U02" | "RL-U03" | "RL-U04" | "RL-U05" => Some(NAMESPACES),
@@ -119,6 +123,7 @@ mod tests {
             (Some("RL-U02"), "anything", Some("namespaces")),
             (Some("RL-C02"), "--memory cannot be had", Some("cgroup")),
             (Some("RL-S04"), "an id above the range", None),
+            (Some("RL-F05"), "your quota is used up while writing", None),
             (Some("RL-I03"), "the registry refused", None),
             (
                 None,

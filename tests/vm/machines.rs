@@ -104,6 +104,33 @@ fn where_a_profile_of_apparmor_forbids_pasta_slirp4netns_goes_first() {
     output.stdout_has("eth0").stderr_is_empty();
 }
 
+#[test]
+fn a_quota_of_bytes_or_files_is_named_and_nothing_is_lost() {
+    let _made = Made::new(
+        "truncate -s 256M /var/tmp/quota.img; mkfs.ext4 -q -F -O quota -E quotatype=usrquota /var/tmp/quota.img
+         mkdir -p /mnt/quota; mount -o loop,usrquota /var/tmp/quota.img /mnt/quota; chmod 1777 /mnt/quota
+         setquota -u dev 16384 16384 600 600 /mnt/quota",
+        "umount -l /mnt/quota; rm /var/tmp/quota.img",
+    );
+    let output = DEV
+        .sh(r#"export RL_ROOT=/mnt/quota/store
+             rl import /srv/busybox.tar busybox >/dev/null 2>&1
+             cd "$(mktemp -d)"; truncate -s 1M one; for n in {1..30}; do cp one big.$n; head -c 1M /dev/urandom >big.$n; done; tar cf big.tar --owner=0 --group=0 big.*
+             mkdir many; (cd many; touch {1..900}); tar cf many.tar --owner=0 --group=0 many
+             for what in big many; do rl import $what.tar $what || echo "exit code $?"; done
+             rl images --format '{{.Repository}}'
+             rl run --rm --network none busybox sh -c 'dd if=/dev/zero of=/f bs=1M count=30 2>/dev/null || echo full'
+             rl run --name c --network none busybox echo hi
+             rl system check >/dev/null && echo whole
+             rl system reset --force; cd /; rm -rf "$OLDPWD""#)
+        .ok();
+    output.stdout_is("exit code 125\nexit code 125\nbusybox\nfull\nhi\nwhole");
+    output
+        .stderr_has("your quota is used up")
+        .stderr_has("RL-F05");
+    assert!(!output.stderr.contains("disk is nearly full"), "{output:?}");
+}
+
 /// What Ubuntu's restriction does to a program without a profile: the namespace is made, and no right in it is given.
 #[test]
 fn a_profile_of_apparmor_that_takes_all_capabilities_is_named() {
