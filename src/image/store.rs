@@ -46,8 +46,9 @@ const LAYER_VERSION: u32 = 1;
 /// Most bytes of index.json: some 100,000 names.
 const MAX_INDEX: u64 = 64 << 20;
 /// Everything below the store's root.
-const STORED: [&str; 12] = [
+const STORED: [&str; 13] = [
     "owners",
+    "ids",
     "squash",
     "containers",
     "names",
