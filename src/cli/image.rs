@@ -178,9 +178,26 @@ pub fn pull(args: &PullArgs, store: &Store) -> Result<u8> {
                 format!("Status: Image is up to date for {name}")
             });
         }
+        if options.platform.is_none()
+            && let Some(image) = Images::open(store).find(&pulled.id.to_string(), None)?
+        {
+            say_of_platform(&image, &reference.familiar());
+        }
         output::print(&reference.to_string())?;
     }
     Ok(0)
+}
+
+/// Says before anything is started that the programs of an image are another machine's. That they are is what the image
+/// says; some are labelled wrongly, so it is no reason to stop.
+pub fn say_of_platform(image: &StoredImage, name: &str) {
+    let made_for = image.config.platform();
+    if !made_for.is_executable_here() {
+        say(&format!(
+            "rl: `{name}` is for {made_for}, this machine is {}, and no qemu-user is registered here: its programs may not run (rl explain RL-I02)",
+            Platform::host()
+        ));
+    }
 }
 
 /// What the user means by `name`: where it could be at several registries, the user is asked.
@@ -210,6 +227,7 @@ fn meant(name: &str, quiet: bool) -> Result<Vec<Reference>> {
                     .hint(
                         format!("write the full name; short-name-mode is {mode:?}").to_lowercase(),
                     )
+                    .code("RL-I01")
                     .into()),
             }
         }
@@ -221,6 +239,7 @@ fn meant(name: &str, quiet: bool) -> Result<Vec<Reference>> {
                 names.join(" or ")
             ))
             .hint("write the full name, or give it an alias in registries.conf")
+            .code("RL-I01")
             .into())
         }
     }

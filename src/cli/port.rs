@@ -1,13 +1,16 @@
-//! `rl port`: which ports of the host lead to a container. Prints what `state.json` has; opens nothing.
+//! `rl port`: which ports of the host lead to a container. Prints what `state.json` has, and says which
+//! of them nobody can be reached by; opens nothing.
 
 use std::io::Write as _;
 
 use anyhow::Result;
 
 use super::output;
+use super::progress::say;
 use crate::container::record::Record;
-use crate::container::view::Seen;
+use crate::container::view::{Mapping, Seen};
 use crate::error::Fail;
+use crate::net::publish::{Heard, heard};
 use crate::paths::Store;
 use crate::spec::Port;
 
@@ -45,6 +48,11 @@ pub fn port(args: &PortArgs, store: &Store) -> Result<u8> {
         }
         .into());
     }
+    if let Some(process) = &seen.state.process {
+        for line in unheard(process.pid, &ports) {
+            say(&format!("rl: {line}"));
+        }
+    }
     for one in ports {
         match wanted {
             Some(_) => writeln!(out, "{}", one.host)?,
@@ -53,4 +61,25 @@ pub fn port(args: &PortArgs, store: &Store) -> Result<u8> {
     }
     out.flush()?;
     Ok(0)
+}
+
+/// The ports on which nobody inside can hear what comes from outside, in words.
+fn unheard(pid: i32, ports: &[Mapping]) -> Vec<String> {
+    let mut inner: Vec<Port> = ports.iter().map(|one| one.port).collect();
+    inner.sort_unstable();
+    inner.dedup();
+    let mut lines = Vec::new();
+    for port in inner {
+        lines.push(match heard(pid, port) {
+            Heard::Yes | Heard::Unknown => continue,
+            // With some versions of pasta it does, to this very machine.
+            Heard::OnLoopback => format!(
+                "{port} may not answer: the program inside listens on its own loopback only: have it listen on 0.0.0.0 or :: (rl explain RL-N07)"
+            ),
+            Heard::No => format!(
+                "{port} does not answer: no program inside listens there now (rl explain RL-N07)"
+            ),
+        });
+    }
+    lines
 }

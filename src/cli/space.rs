@@ -236,10 +236,27 @@ pub fn reset(args: &ResetArgs, store: &Store) -> Result<u8> {
     if !failures.is_empty() {
         return all_of(failures);
     }
-    job::ask::<()>(store, "reset", true, Work::Reset)?;
+    job::ask::<()>(store, "reset", true, Work::Reset).map_err(|error| foreign(store, error))?;
     // What is left is somebody else's.
     let _ = std::fs::remove_dir(store.root());
     Ok(0)
+}
+
+/// Not even root of the user's namespace may remove files of ids that are not there.
+fn foreign(store: &Store, error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if !text.contains("EACCES") && !text.contains("EPERM") {
+        return error;
+    }
+    let root = store.root().display();
+    error.context(
+        Fail::denied(format!(
+            "some files in `{root}` belong to ids that are not in your ranges now"
+        ))
+        .hint("ask your administrator to put the old lines of /etc/subuid and /etc/subgid back, and try again")
+        .hint(format!("or to remove them: rm -rf {root}"))
+        .code("RL-S10"),
+    )
 }
 
 const KINDS: Columns = Columns {

@@ -69,6 +69,7 @@ pub fn all(store: &Store, how: How) -> Result<Vec<Finding>> {
     check.sockets();
     check.mounts();
     check.lists();
+    check.ids();
     Ok(check.findings)
 }
 
@@ -180,6 +181,17 @@ impl Check<'_> {
                 format!("container `{name}`: its program runs, and nobody waits for it"),
                 format!("rl rm -f {name}"),
             );
+        }
+    }
+
+    /// Whose the files are: the damaged layers are found by `image::verify`.
+    fn ids(&mut self) {
+        let available = Available::of(self.store);
+        if let Some(fail) = idmap::changed::look(self.store, &available) {
+            let store = self.store;
+            self.mend(fail.message, "the new ones count from now on", || {
+                idmap::changed::note(store, &available)
+            });
         }
     }
 

@@ -14,6 +14,7 @@ pub mod files;
 pub mod follow;
 pub mod foreground;
 pub mod group;
+mod groups;
 pub mod health;
 pub mod joined;
 pub mod lifecycle;
@@ -195,7 +196,13 @@ impl Machine {
         if let Some(notice) = notice.filter(|_| is_news()) {
             say(&degraded(&notice, &emulation::instead(spec, &plan)));
         }
+        if let Some(fail) = idmap::changed::look(store, &available) {
+            say(&degraded(&fail, "files of other users are not theirs"));
+        }
         emulation::check(spec, &plan)?;
+        if let Some((fail, instead)) = groups::missing(spec, &plan) {
+            say(&degraded(&fail, instead));
+        }
         let mut ports = spec.published();
         let (network, notice) = net::choose(&spec.network, &ports, &[])?;
         egress::check(spec, &network, notice.as_ref())?;
@@ -276,14 +283,19 @@ pub fn image_work(
     } else {
         Ids::Single
     };
-    stage::parent::job(
+    let answer = stage::parent::job(
         Job::Image {
             request: request(ids)?,
         },
         title,
         &plan,
         available.helpers.as_ref().ok(),
-    )
+    )?;
+    // Not in a store that was removed. What is wrong is said when a container needs it.
+    if store.layers().exists() {
+        let _ = idmap::changed::look(store, &available);
+    }
+    Ok(answer)
 }
 
 /// Whether it has not been said yet that ids are short: a command that pulls and runs meets it twice.

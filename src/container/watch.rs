@@ -43,12 +43,25 @@ pub enum Left {
 /// # Errors
 /// `Conflict` when it has none.
 pub fn connect(record: &Record, name: &str) -> Result<UnixStream> {
-    UnixStream::connect(paths::monitor_socket(&record.id)?).map_err(|error| {
-        anyhow::Error::from(error).context(
-            Fail::conflict(format!("container `{name}` has no monitor to attach to"))
-                .hint("it runs in the foreground of another command, or another runtime directory (XDG_RUNTIME_DIR) was in use when it was started"),
-        )
-    })
+    let path = paths::monitor_socket(&record.id)?;
+    let error = match UnixStream::connect(&path) {
+        Ok(stream) => return Ok(stream),
+        Err(error) => error,
+    };
+    // One that was started with -d has a monitor as long as it runs.
+    let fail = if record.spec()?.detached {
+        Fail::conflict(format!(
+            "container `{name}` cannot be reached: its socket `{}` has gone",
+            path.display()
+        ))
+        .hint("set XDG_RUNTIME_DIR and RL_RUNTIME_DIR as they were when it was started; or something has cleaned the directory")
+        .hint(format!("all but attach goes on working; to attach again: rl restart {name}"))
+        .code("RL-F07")
+    } else {
+        Fail::conflict(format!("container `{name}` has no monitor to attach to"))
+            .hint("it runs in the foreground of another command, or another runtime directory (XDG_RUNTIME_DIR) was in use when it was started")
+    };
+    Err(anyhow::Error::from(error).context(fail))
 }
 
 /// Watches until the program ends or the user leaves.

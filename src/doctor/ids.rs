@@ -4,7 +4,7 @@ use super::parse::Tool;
 use super::probe::Outcome;
 use super::{Check, Host, Status};
 use crate::idmap::trial::{self, Trial, Verdict};
-use crate::idmap::{Available, Range};
+use crate::idmap::{Available, Plan, Range, changed};
 
 const ONE_ID: &str =
     "runs with one id: everything inside belongs to you, and ownership is emulated";
@@ -44,13 +44,14 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
     let Available {
         uids,
         gids,
+        wrong,
         helpers,
         own_uids: _,
         own_gids: _,
     } = &ids.available;
     let mut checks = Vec::new();
     if uids.is_empty() || gids.is_empty() {
-        checks.extend(no_ranges(host, uids.is_empty()));
+        checks.extend(no_ranges(host, uids.is_empty(), wrong));
     } else {
         let shown = |ranges: &[Range]| {
             let shown: Vec<String> = ranges
@@ -85,6 +86,10 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
             checks.push(small.admin(add_ranges(&host.user)));
         }
     }
+    if !uids.is_empty() && !gids.is_empty() {
+        checks.extend(wrong_lines(wrong));
+    }
+    checks.extend(shared_lines(host));
     match helpers {
         Ok(helpers) => {
             let found = format!(
@@ -114,8 +119,24 @@ pub fn checks(host: &Host, ids: Ids) -> Vec<Check> {
     if let Some(map) = ids.map {
         checks.extend(tried(host, count(map)));
     }
+    checks.extend(other_ranges(host, &ids.available.all()));
     checks.extend(directory_user(host));
     checks
+}
+
+/// Files of the store that were made with other ranges.
+fn other_ranges(host: &Host, now: &Plan) -> Option<Check> {
+    let noted = host.ids.as_ref()?;
+    if now.uids.len() < 2 || changed::holds(noted, now) {
+        return None; // without ranges, that is what there is to say
+    }
+    let found = format!("{}, now {}", changed::shown(noted), changed::shown(now));
+    let check = Check::works("ids", "RL-S07", "ranges of the store", found, "").because(
+        Status::Less,
+        "/etc/subuid or /etc/subgid was changed after the files in the store were made",
+        "runs containers in which files of other users are not theirs",
+    );
+    Some(check.you(changed::REMEDY))
 }
 
 /// The hints of a failure, each to whom it is for.
@@ -128,19 +149,56 @@ fn remedies(check: Check, hints: &[String]) -> Check {
     })
 }
 
-/// Neither file nor name service has a range.
-pub fn no_ranges(host: &Host, users: bool) -> Vec<Check> {
+/// Lines that are passed over while others are used.
+fn wrong_lines(wrong: &[String]) -> Option<Check> {
+    let first = wrong.first()?;
+    let check = Check::works("ids", "RL-S06", "lines of the ranges", first, "").because(
+        Status::Less,
+        "the kernel refuses such a range",
+        "passes over the line, and uses your others",
+    );
+    Some(check.admin(CORRECT))
+}
+
+const CORRECT: &str =
+    "correct the line in an editor: a range contains nobody's own id, and overlaps no other";
+
+/// Ids that two users have.
+fn shared_lines(host: &Host) -> Option<Check> {
+    let names = crate::idmap::user_names(host.uid);
+    let found = ["/etc/subuid", "/etc/subgid"]
+        .into_iter()
+        .find_map(|file| {
+            let lines =
+                crate::idmap::parse_ranges(&super::text(file), &names, (host.uid, host.uid));
+            Some(format!("{file}: {} overlaps yours", lines.shared.first()?))
+        })?;
+    let check = Check::works("ids", "RL-S06", "ids of your own", found, "").because(
+        Status::Less,
+        "another user has the same ids: containers of both can change each other's files",
+        "uses the range",
+    );
+    Some(check.admin(CORRECT))
+}
+
+/// Neither file nor name service has a range that can be used.
+pub fn no_ranges(host: &Host, users: bool, wrong: &[String]) -> Vec<Check> {
     let file = if users { "/etc/subuid" } else { "/etc/subgid" };
+    let root = "runs with the host's own ids, for you are root";
+    let does = if host.uid == 0 { root } else { ONE_ID };
+    if let Some(wrong) = wrong.iter().find(|wrong| wrong.starts_with(file)) {
+        let check = Check::works("ids", "RL-S06", "subordinate ids", wrong, "");
+        let check = check.because(Status::Less, "the kernel refuses such a range", does);
+        return vec![check.admin(CORRECT)];
+    }
     let found = format!("none for {} in {file}", host.user);
     let cause = "nobody has set ids aside for you";
     let check = Check::works("ids", "RL-S01", "subordinate ids", found, "");
-    let root = "runs with the host's own ids, for you are root";
-    let check = check.because(
-        Status::Less,
-        cause,
-        if host.uid == 0 { root } else { ONE_ID },
-    );
-    vec![check.admin(add_ranges(&host.user))]
+    vec![
+        check
+            .because(Status::Less, cause, does)
+            .admin(add_ranges(&host.user)),
+    ]
 }
 
 fn add_ranges(user: &str) -> String {

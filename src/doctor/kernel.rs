@@ -321,12 +321,47 @@ fn fresh_proc(host: &Host, outcome: &Outcome) -> Check {
         ..check
     }
     .because(
-        Status::Missing,
+        Status::Less,
         cause,
-        "refuses a container with a pid namespace of its own",
+        "shares the processes of what this runs in, and says so",
     )
     .you("start the outer container with --security-opt systempaths=unconfined")
     .you("--pid host")
+}
+
+/// The axis `namespaces` once more, by the probe `sys`: nothing where something else kept it from being tried.
+pub fn fresh_sys(host: &Host, outcome: &Outcome) -> Option<Check> {
+    let check = Check::works(
+        "namespaces",
+        "RL-K02",
+        "/sys of its own",
+        "mounted one",
+        "gives each container with a network of its own one",
+    );
+    let Outcome::Fails { call, .. } = outcome else {
+        return Some(check);
+    };
+    if !call.contains("sysfs") {
+        return None;
+    }
+    let hidden = parse::mounted_below(&host.mounts, std::path::Path::new("/sys"));
+    let hidden: Vec<String> = hidden
+        .iter()
+        .map(|line| line.target.display().to_string())
+        .collect();
+    let check = Check {
+        found: call.clone(),
+        ..check
+    }
+    .because(
+        Status::Less,
+        format!(
+            "parts of /sys are hidden, and a new one would show them: {}",
+            hidden.join(", ")
+        ),
+        "shows the /sys that is here, read-only, and says so",
+    );
+    Some(check.you("start the outer container with --security-opt systempaths=unconfined"))
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub use modes::RunnerUp;
 pub use pages::{explain, near_codes};
 pub use probe::{PROBE, probe};
 
+use crate::idmap::{Plan, changed};
 use crate::paths::{Owners, Store};
 use parse::{Family, MountLine};
 
@@ -150,6 +151,8 @@ struct Host {
     store: PathBuf,
     /// What was found out of its file system.
     owners: Option<Owners>,
+    /// The id map that its files were made with.
+    ids: Option<Plan>,
     /// What runs `rl` in a box already: `docker`, `podman`, `kubernetes`.
     inside: Option<&'static str>,
 }
@@ -171,6 +174,7 @@ impl Host {
             mounts: parse::mountinfo(&text("/proc/self/mountinfo")),
             store: nearest(store.root()),
             owners: store.owners(),
+            ids: changed::noted(store),
             inside: inside(),
         }
     }
@@ -225,6 +229,7 @@ pub fn run(store: &Store) -> Report {
     // All children first: they run while the rest is looked at.
     let namespaces = probe::start(&["namespaces"]);
     let proc = probe::start(&["proc"]);
+    let sys = probe::start(&["sys"]);
     let tools = network::start_tools();
     let ids = ids::start();
     let scratch = files::Scratch::make(&host.store);
@@ -232,10 +237,11 @@ pub fn run(store: &Store) -> Report {
 
     let axes = vec![
         ("kernel", kernel::kernel(&host)),
-        (
-            "namespaces",
-            kernel::namespaces(&host, namespaces.finish(), &proc.finish()),
-        ),
+        ("namespaces", {
+            let mut checks = kernel::namespaces(&host, namespaces.finish(), &proc.finish());
+            checks.extend(kernel::fresh_sys(&host, &sys.finish()));
+            checks
+        }),
         ("ids", ids::checks(&host, ids)),
         ("root file system", files::checks(&host, &scratch, overlay)),
         ("cgroup", cgroups::checks(&host)),
@@ -315,6 +321,7 @@ mod tests {
             ),
             store: PathBuf::from("/"),
             owners: None,
+            ids: None,
             inside: Some("docker"),
         }
     }
@@ -351,7 +358,7 @@ mod tests {
             network::checks(&host, network::Tools::default())
                 .iter()
                 .for_each(sound);
-            ids::no_ranges(&host, true).iter().for_each(sound);
+            ids::no_ranges(&host, true, &[]).iter().for_each(sound);
             files::space(1 << 20, Some(10)).iter().for_each(sound);
             files::mounted(&host).iter().for_each(sound);
             ids::tried(
@@ -481,7 +488,17 @@ mod tests {
                 "6.6 or later",
             ),
             (
-                ids::no_ranges(&plain, true),
+                ids::no_ranges(
+                    &plain,
+                    true,
+                    &["/etc/subuid: `a:1:9` contains your own id 2".to_owned()],
+                ),
+                "RL-S06",
+                "the kernel refuses such a range",
+                "correct the line",
+            ),
+            (
+                ids::no_ranges(&plain, true, &[]),
                 "RL-S01",
                 "nobody has set ids aside",
                 "usermod --add-subuids",

@@ -115,6 +115,7 @@ pub fn probe(words: &[String]) -> ExitCode {
         ["overlay", dir] => overlay(Path::new(dir)),
         ["proc"] => proc(),
         ["proc-inner"] => proc_inner(),
+        ["sys"] => fresh_sys(),
         ["ids"] => ids(),
         _ => Err(anyhow::anyhow!("no such probe")),
     };
@@ -213,6 +214,14 @@ fn proc() -> Result<String> {
 fn proc_inner() -> Result<String> {
     let mount = sys::mount::new("proc", &[], MountAttrFlags::empty())?;
     mount.attach_trusted(Path::new("/proc"))?;
+    Ok(String::new())
+}
+
+/// A file system of the kernel's that shows a network namespace: only a new one may have it.
+fn fresh_sys() -> Result<String> {
+    enter(libc::CLONE_NEWNS | libc::CLONE_NEWNET)?;
+    sys::mount::make_all_slave()?;
+    sys::mount::new("sysfs", &[], MountAttrFlags::empty())?;
     Ok(String::new())
 }
 

@@ -1,6 +1,7 @@
 //! Which ids a container has, and how they get mapped: the user's ranges through `newuidmap` and
 //! `newgidmap`, else one id (docs/design: the ladder). Decides here, acts in [`apply`].
 
+pub mod changed;
 pub mod trial;
 
 use std::ffi::OsStr;
@@ -144,6 +145,16 @@ pub struct Range {
     pub count: u32,
 }
 
+impl Range {
+    fn end(self) -> u64 {
+        u64::from(self.first) + u64::from(self.count)
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        u64::from(self.first) < other.end() && u64::from(other.first) < self.end()
+    }
+}
+
 /// What the ladder has to stand on.
 #[derive(Debug)]
 pub struct Available {
@@ -151,6 +162,8 @@ pub struct Available {
     pub uids: Vec<Range>,
     /// Ranges of `/etc/subgid` or NSS.
     pub gids: Vec<Range>,
+    /// Lines of the user's in these files that cannot be used, and why.
+    pub wrong: Vec<String>,
     /// Both helpers, or why not.
     pub helpers: Result<Helpers, Fail>,
     /// All user ids of the namespace that we are in.
@@ -209,13 +222,27 @@ impl Available {
         ranged(&UserNs::Auto, self, uid, gid)
     }
 
+    /// The same, where the helpers map it.
+    #[must_use]
+    pub fn ranged(&self) -> Option<Plan> {
+        let has_ranges = !self.uids.is_empty() && !self.gids.is_empty();
+        (has_ranges && self.helpers.is_ok()).then(|| self.all())
+    }
+
     /// Looks at this machine, and believes what it sees.
     #[must_use]
     pub fn look() -> Self {
         let uid = rustix::process::getuid().as_raw();
         let names = user_names(uid);
-        let mut uids = ranges(Path::new("/etc/subuid"), &names, uid, "");
-        let mut gids = ranges(Path::new("/etc/subgid"), &names, uid, "-g");
+        let gid = rustix::process::getgid().as_raw();
+        let mut wrong = Vec::new();
+        let mut read = |file: &str, own: u32, group_flag: &str| {
+            let lines = ranges(Path::new(file), &names, (uid, own), group_flag);
+            wrong.extend(lines.wrong.iter().map(|line| format!("{file}: {line}")));
+            lines.ranges
+        };
+        let mut uids = read("/etc/subuid", uid, "");
+        let mut gids = read("/etc/subgid", gid, "-g");
         let (own_uids, own_gids) = (own_ids("uid_map"), own_ids("gid_map"));
         // In another container: a file may promise what that one does not have.
         uids.retain(|range| is_had(&own_uids, *range));
@@ -223,6 +250,7 @@ impl Available {
         Self {
             uids,
             gids,
+            wrong,
             helpers: find_helpers(),
             own_uids,
             own_gids,
@@ -339,6 +367,11 @@ fn no_ranges(available: &Available) -> Fail {
     } else {
         "/etc/subgid"
     };
+    if let Some(wrong) = available.wrong.iter().find(|wrong| wrong.starts_with(file)) {
+        return Fail::unsupported(format!("no range of subordinate ids can be used: {wrong}"))
+            .hint("ask your administrator to correct the line: a range contains nobody's own id, and overlaps no other")
+            .code("RL-S06");
+    }
     Fail::unsupported(format!("no range of subordinate ids for `{name}` in {file}"))
         .hint(format!("ask your administrator: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"))
         .code("RL-S01")
@@ -438,22 +471,37 @@ pub fn user_names(uid: u32) -> Vec<String> {
     names
 }
 
+/// What the lines of `/etc/subuid` or `/etc/subgid` come to.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Lines {
+    /// Those of the user's that can be used.
+    pub ranges: Vec<Range>,
+    /// Those that cannot, and why.
+    pub wrong: Vec<String>,
+    /// Those of others that overlap the user's.
+    pub shared: Vec<String>,
+}
+
 /// The user's ranges in `file`, by name or number; where it has none, what `getsubids` knows (NSS).
-fn ranges(file: &Path, names: &[String], uid: u32, group_flag: &str) -> Vec<Range> {
+fn ranges(file: &Path, names: &[String], ids: (u32, u32), group_flag: &str) -> Lines {
     let text = std::fs::read(file).unwrap_or_default(); // no file, no ranges: announced by the caller
-    let found = parse_ranges(&String::from_utf8_lossy(&text), names, uid);
-    if !found.is_empty() || !uses_nss_for_subids() {
-        return found;
+    let mut lines = parse_ranges(&String::from_utf8_lossy(&text), names, ids);
+    if lines.ranges.is_empty()
+        && uses_nss_for_subids()
+        && let Some(name) = names.first()
+    {
+        lines.ranges = ask_getsubids(name, group_flag);
     }
-    let Some(name) = names.first() else {
-        return found;
-    };
+    lines
+}
+
+fn ask_getsubids(name: &str, group_flag: &str) -> Vec<Range> {
     let mut command = Command::new("getsubids");
     if !group_flag.is_empty() {
         command.arg(group_flag);
     }
     let Ok(output) = command.arg(name).stderr(Stdio::null()).output() else {
-        return found;
+        return Vec::new();
     };
     // `0: alice 100000 65536`
     String::from_utf8_lossy(&output.stdout)
@@ -475,38 +523,64 @@ fn uses_nss_for_subids() -> bool {
         .any(|line| line.trim_start().starts_with("subid:"))
 }
 
-/// The ranges in the text of `/etc/subuid` that belong to one of `names` or to the number `uid`.
-/// Lines that make no sense are passed over, as newuidmap(1) does. Source: subuid(5).
+/// The ranges in the text of `/etc/subuid` that belong to one of `names` or to the number `uid`, who has the id `own` of this
+/// kind. Lines that make no sense are passed over, as newuidmap(1) does, and so are those that the kernel refuses with
+/// all others. Source: subuid(5).
 #[must_use]
-pub fn parse_ranges(text: &str, names: &[String], uid: u32) -> Vec<Range> {
+pub fn parse_ranges(text: &str, names: &[String], (uid, own): (u32, u32)) -> Lines {
     let number = uid.to_string();
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let mut fields = line.trim().split(':');
-        let (Some(owner), Some(first), Some(count)) = (fields.next(), fields.next(), fields.next())
-        else {
+    let is_mine = |owner: &str| owner == number || names.iter().any(|name| name == owner);
+    let mut found = Lines::default();
+    let mut others = Vec::new();
+    for line in text.lines().map(str::trim) {
+        let mut fields = line.split(':');
+        let (owner, first, count) = (fields.next(), fields.next(), fields.next());
+        let Some(owner) = owner.filter(|owner| !owner.is_empty() && !owner.starts_with('#')) else {
             continue;
         };
-        if owner != number && !names.iter().any(|name| name == owner) {
+        let numbers = |word: Option<&str>| word.and_then(|word| word.trim().parse::<u32>().ok());
+        let range = numbers(first).zip(numbers(count));
+        let range = range.map(|(first, count)| Range { first, count });
+        if !is_mine(owner) {
+            others.extend(range.map(|range| (line, range)));
             continue;
         }
-        let (Ok(first), Ok(count)) = (first.trim().parse::<u32>(), count.trim().parse::<u32>())
-        else {
-            continue;
-        };
-        // A range that reaches the end of all ids, or over the user's own id, is refused by the kernel or newuidmap.
-        let Some(end) = first.checked_add(count).filter(|end| *end < u32::MAX) else {
-            continue;
-        };
-        if count == 0 || (first..end).contains(&uid) {
-            continue;
-        }
-        let range = Range { first, count };
-        if !found.contains(&range) {
-            found.push(range);
+        match usable(range, own, &found.ranges) {
+            Ok(Some(range)) => found.ranges.push(range),
+            Ok(None) => {}
+            Err(why) => found.wrong.push(format!("`{line}` {why}")),
         }
     }
+    others.retain(|(_, range)| found.ranges.iter().any(|mine| mine.overlaps(*range)));
+    found.shared = others.iter().map(|(line, _)| format!("`{line}`")).collect();
     found
+}
+
+/// The range, none where it is there already, or why the kernel or newuidmap would refuse it.
+fn usable(range: Option<Range>, own: u32, known: &[Range]) -> Result<Option<Range>, String> {
+    let Some(range) = range.filter(|range| range.count > 0) else {
+        return Err("is not NAME:FIRST:COUNT".to_owned());
+    };
+    // The largest id there is stands for "no id".
+    if range.end() >= u64::from(u32::MAX) {
+        return Err("goes beyond the last id".to_owned());
+    }
+    if range.overlaps(Range {
+        first: own,
+        count: 1,
+    }) {
+        return Err(format!("contains your own id {own}"));
+    }
+    if known.contains(&range) {
+        return Ok(None);
+    }
+    match known.iter().find(|other| other.overlaps(range)) {
+        Some(other) => Err(format!(
+            "overlaps your range {}:{}",
+            other.first, other.count
+        )),
+        None => Ok(Some(range)),
+    }
 }
 
 /// Both helpers, found in `PATH` and able to do their work, or which of the known causes stands against it.
@@ -691,9 +765,9 @@ mod tests {
     fn ranges_are_found_by_name_and_number_and_nonsense_is_passed_over() {
         let names = ["alice".to_owned()];
         let text = "bob:1:2\nalice:100000:65536\n1000:300000:10\nalice:x:1\nalice:5\nalice:100000:65536\nalice:900:200\nalice:4294967000:1000\n\n";
-        let found = parse_ranges(text, &names, 1000);
+        let found = parse_ranges(text, &names, (1000, 1000));
         assert_eq!(
-            found,
+            found.ranges,
             [
                 Range {
                     first: 100_000,
@@ -705,6 +779,27 @@ mod tests {
                 }
             ]
         );
+    }
+
+    #[test]
+    fn lines_that_cannot_be_used_are_named() {
+        let names = ["alice".to_owned()];
+        let lines = parse_ranges(
+            "# bob\nalice:100000:65536\nalice:165535:9\nalice:900:200\nalice:4294967000:1000\nalice:5\nbob:165000:1000\neve:165536:9",
+            &names,
+            (7, 1000),
+        );
+        assert_eq!(lines.ranges.len(), 1);
+        assert_eq!(
+            lines.wrong,
+            [
+                "`alice:165535:9` overlaps your range 100000:65536",
+                "`alice:900:200` contains your own id 1000",
+                "`alice:4294967000:1000` goes beyond the last id",
+                "`alice:5` is not NAME:FIRST:COUNT",
+            ]
+        );
+        assert_eq!(lines.shared, ["`bob:165000:1000`"]);
     }
 
     #[test]

@@ -427,7 +427,7 @@ impl Index {
             .filter_map(|entry| Some(entry.platform.as_ref()?.to_string()))
             .collect();
         there.dedup();
-        let fail = Fail::not_found(format!("the image does not exist for {wanted}"));
+        let fail = Fail::not_found(format!("the image does not exist for {wanted}")).code("RL-I02");
         Err(if there.is_empty() {
             fail
         } else {

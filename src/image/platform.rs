@@ -45,6 +45,18 @@ impl Platform {
         Self::of("linux", architecture, variant).normal()
     }
 
+    /// Whether this machine can execute what was made for it, as far as can be told: by its own processor, or because
+    /// somebody has registered interpreters with the kernel.
+    #[must_use]
+    pub fn is_executable_here(&self) -> bool {
+        // Not which level of a processor: images say more than they need.
+        let any = Self {
+            variant: None,
+            ..self.normal()
+        };
+        any.os.is_empty() || Self::host().rank(&any).is_some() || has_interpreters()
+    }
+
     /// Reads `OS/ARCH[/VARIANT]`, or an architecture or operating system alone, as `--platform` takes it.
     ///
     /// # Errors
@@ -150,6 +162,17 @@ impl Platform {
         let (most, has) = (level(&wanted, silent)?, level(&offered, silent)?);
         most.checked_sub(has).map(|below| offset + below)
     }
+}
+
+/// Whether binfmt_misc has anything beside its own two files. Source: the kernel's binfmt-misc.rst.
+fn has_interpreters() -> bool {
+    let entries = std::fs::read_dir("/proc/sys/fs/binfmt_misc")
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .map(|entry| entry.file_name())
+        .any(|name| name != "register" && name != "status")
 }
 
 impl fmt::Display for Platform {

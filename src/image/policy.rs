@@ -336,6 +336,7 @@ impl Policy {
                         "{origin} is not allowed on this machine ({place})"
                     ))
                     .hint("policy.json says which images may be used: containers-policy.json(5)")
+                    .code("RL-I04")
                     .into());
                 }
                 Requirement::SignedBy { .. } => {
@@ -344,6 +345,7 @@ impl Policy {
                     ))
                     .hint("podman and skopeo can: skopeo copy docker://… oci-archive:FILE, then rl load")
                     .hint("rl checks signatures of sigstore with a key: `sigstoreSigned`")
+                    .code("RL-I04")
                     .into());
                 }
                 Requirement::SigstoreSigned(demanded) => {
@@ -352,6 +354,7 @@ impl Policy {
                             "{origin} must be signed ({place}), and rl reads signatures of registries only"
                         ))
                         .hint("pull the image from a registry that has its signature")
+                        .code("RL-I04")
                         .into());
                     };
                     let keys = demanded.keys(&place)?;
@@ -362,6 +365,7 @@ impl Policy {
                     .map_err(|why| {
                         Fail::denied(format!("the signature of {origin} is not good: {why}"))
                             .hint(format!("it is demanded by {place}"))
+                            .code("RL-I04")
                     })?;
                 }
             }
@@ -416,7 +420,8 @@ impl Sigstore {
             return Err(Fail::unsupported(format!(
                 "{place} demands certificates or a log (`fulcio`, `pki`, `rekor…`), which rl cannot check"
             ))
-            .hint("rl checks signatures with a key: `keyPath` or `keyData`"));
+            .hint("rl checks signatures with a key: `keyPath` or `keyData`")
+            .code("RL-I04"));
         }
         let wrong = |why: &str| Fail::usage(format!("{place}: {why}"));
         let mut texts = Vec::new();
@@ -489,6 +494,7 @@ fn broken(path: &Path, why: &str) -> Fail {
         path.display()
     ))
     .hint("repair the file: containers-policy.json(5); nothing is pulled or loaded without it")
+    .code("RL-I04")
 }
 
 #[cfg(test)]

@@ -127,16 +127,13 @@ fn pull_from(
     };
     let config = ImageConfig::parse(&config_bytes, &manifest)?;
     let made_for = config.platform();
-    if platform.rank(&made_for).is_none() && !config.os.is_empty() {
-        if request.platform.is_some() {
-            return Err(Fail::not_found(format!(
-                "the image is for {made_for} only, not for {platform}"
-            ))
-            .into());
-        }
-        progress.message(&format!(
-            "the image is for {made_for}, this machine is {platform}: its programs may not run"
-        ));
+    let is_other = platform.rank(&made_for).is_none() && !config.os.is_empty();
+    if is_other && request.platform.is_some() {
+        return Err(Fail::not_found(format!(
+            "the image is for {made_for} only, not for {platform}"
+        ))
+        .code("RL-I02")
+        .into());
     }
     let media_type = manifest
         .media_type

@@ -290,7 +290,8 @@ impl Registries {
                 reference.familiar(),
                 table.prefix
             ))
-            .hint("/etc/containers/registries.conf, registries.conf.d and ~/.config/containers say what is"));
+            .hint("/etc/containers/registries.conf, registries.conf.d and ~/.config/containers say what is")
+            .code("RL-I04"));
         }
         let digest = reference.digest.is_some();
         let mut endpoints = Vec::new();

@@ -134,10 +134,24 @@ fn look_up(host: &str, limit: Duration) -> Result<Vec<IpAddr>, Fail> {
 }
 
 fn unknown(host: &str, why: &str) -> Fail {
+    let config = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(); // as good as empty
+    if names_no_server(&config) {
+        return Fail::network(format!(
+            "cannot find the address of `{host}`: /etc/resolv.conf names no server"
+        ))
+        .hint("ask your administrator to name one there: nameserver ADDRESS")
+        .hint("for what runs inside: --dns ADDRESS")
+        .code("RL-N05");
+    }
     Fail::network(format!("cannot find the address of `{host}`: {why}"))
         .hint("check the name, /etc/resolv.conf, and the network of this machine")
         .hint("a compute node without network? pull on the login node: the store is shared")
         .code("RL-N06")
+}
+
+fn names_no_server(config: &str) -> bool {
+    let mut lines = config.lines().map(str::split_ascii_whitespace);
+    !lines.any(|mut words| words.next() == Some("nameserver"))
 }
 
 fn is_host_name(host: &str) -> bool {

@@ -37,7 +37,8 @@ const CHAIN: &str = "egress";
 /// # Errors
 /// `Unsupported` where the kernel has not what it takes: then nothing may start.
 pub fn close(rules: &[Rule]) -> Result<()> {
-    let netfilter = Netlink::open(Family::Netfilter)?;
+    // Without any packet rules in the kernel there is no such socket.
+    let netfilter = Netlink::open(Family::Netfilter).map_err(missing)?;
     let mut messages = vec![
         nft::table(),
         nft::chain(CHAIN, 3, 0, "filter", Policy::Drop),
@@ -70,14 +71,16 @@ pub fn close(rules: &[Rule]) -> Result<()> {
         }
     }
     messages.push(nft::rule(CHAIN, nft::reject));
-    nft::commit(&netfilter, messages).map_err(|error| {
-        anyhow::Error::from(error).context(
-            Fail::unsupported("--egress needs nf_tables with ct and reject in the kernel")
-                .hint("ask your administrator: modprobe -a nf_tables nft_ct nft_reject_inet")
-                .hint("or do without a network: --network none")
-                .code("RL-N09"),
-        )
-    })
+    nft::commit(&netfilter, messages).map_err(missing)
+}
+
+fn missing(error: crate::sys::Error) -> anyhow::Error {
+    anyhow::Error::from(error).context(
+        Fail::unsupported("--egress needs nf_tables with ct and reject in the kernel")
+            .hint("ask your administrator: modprobe -a nf_tables nft_ct nft_reject_inet")
+            .hint("or do without a network: --network none")
+            .code("RL-N09"),
+    )
 }
 
 fn allow(list: Message, rule: &Rule, protocol: Option<u8>) -> Message {

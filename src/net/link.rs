@@ -344,15 +344,15 @@ pub fn close_forwarding(netfilter: &Netlink) -> Result<()> {
         nft::chain("masquerade", 4, 100, "nat", Policy::Accept),
         nft::rule("forward", |list| nft::accept(nft::is_answer(list))),
     ];
-    nft::commit(netfilter, messages).map_err(|error| {
-        anyhow::Error::from(error).context(
-            Fail::unsupported(
-                "named networks need nf_tables with nat and masquerade in the kernel",
-            )
-            .hint("ask your administrator: modprobe -a nf_tables nft_ct nft_masq nft_chain_nat")
-            .code("RL-N09"),
-        )
-    })
+    nft::commit(netfilter, messages).map_err(|error| anyhow::Error::from(error).context(no_rules()))
+}
+
+/// A kernel without packet rules, or not all of them.
+#[must_use]
+pub fn no_rules() -> Fail {
+    Fail::unsupported("named networks need nf_tables with nat and masquerade in the kernel")
+        .hint("ask your administrator: modprobe -a nf_tables nft_ct nft_masq nft_chain_nat")
+        .code("RL-N09")
 }
 
 /// Lets networks that have a way out use `uplink`, each under the uplink's own address.

@@ -299,18 +299,74 @@ fn process(pid: i32) -> String {
     format!("`{name}` (process {pid})")
 }
 
+/// Whether a program listens on a port of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// On an address that packets from outside reach.
+    Yes,
+    /// On loopback alone.
+    OnLoopback,
+    /// Not at all.
+    No,
+    /// That cannot be seen.
+    Unknown,
+}
+
+/// Who listens on `port` in the network namespace of the process `pid`.
+#[must_use]
+pub fn heard(pid: i32, port: Port) -> Heard {
+    let kind = match port.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    let read = |end: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{kind}{end}"));
+    let Ok(mut text) = read("") else {
+        return Heard::Unknown;
+    };
+    text.push_str(&read("6").unwrap_or_default()); // a kernel without IPv6
+    listens(&text, port)
+}
+
+fn listens(text: &str, port: Port) -> Heard {
+    let mut addresses = text
+        .lines()
+        .filter_map(|line| listener(line, port))
+        .peekable();
+    if addresses.peek().is_none() {
+        return Heard::No;
+    }
+    // 127.0.0.0/8 and ::1, in the byte order of the machine, as the file has them.
+    let is_loopback = |address: &str| {
+        let four = |text: &str| {
+            u32::from_str_radix(text, 16)
+                .unwrap_or_default()
+                .to_ne_bytes()
+        };
+        match address.len() {
+            8 => four(address)[0] == 127,
+            _ => address.starts_with(&"0".repeat(24)) && four(&address[24..]) == [0, 0, 0, 1],
+        }
+    };
+    match addresses.all(is_loopback) {
+        true => Heard::OnLoopback,
+        false => Heard::Yes,
+    }
+}
+
+/// The address in a line of `/proc/net/tcp` or its kin, where somebody listens on `port`.
+fn listener(line: &str, port: Port) -> Option<&str> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (address, number) = words.get(1)?.rsplit_once(':')?;
+    // 0A: TCP_LISTEN. Each bound UDP socket counts.
+    let is_listening = port.protocol != Protocol::Tcp || *words.get(3)? == "0A";
+    (is_listening && u16::from_str_radix(number, 16).ok()? == port.number).then_some(address)
+}
+
 /// User and inode of the socket that has the port, in the text of `/proc/net/tcp` or its kin.
 fn socket_of(text: &str, port: Port) -> Option<(u32, u64)> {
     text.lines().skip(1).find_map(|line| {
+        listener(line, port)?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (_, number) = words.get(1)?.rsplit_once(':')?;
-        if u16::from_str_radix(number, 16).ok()? != port.number {
-            return None;
-        }
-        // 0A: TCP_LISTEN. Each bound UDP socket counts.
-        if port.protocol == Protocol::Tcp && *words.get(3)? != "0A" {
-            return None;
-        }
         Some((words.get(7)?.parse().ok()?, words.get(9)?.parse().ok()?))
     })
 }

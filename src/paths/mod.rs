@@ -13,6 +13,7 @@
 //! ├── volumes/NAME/      _data/ · volume.json
 //! ├── networks/NAME.json a named network; lock
 //! ├── cache/             what a probe found out; may be deleted at any time
+//! ├── ids                the id map that the files here were made with
 //! ├── owners             `kept` or `noted`: whether this file system keeps files of others; where that was not sure
 //! └── tmp/               everything is built here, fsynced, and renamed into place
 //!
@@ -40,6 +41,7 @@ pub enum Owners {
 }
 
 const OWNERS: &str = "owners";
+const IDS: &str = "ids";
 
 /// The persistent directory of one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +137,22 @@ impl Store {
         };
         let path = self.root.join(OWNERS);
         crate::sys::fs::write_atomically(&path, &self.root.join("owners.new"), text)
+            .with_context(|| format!("writing `{}`", path.display()))
+    }
+
+    /// The id map that its files were made with, as it was written down.
+    #[must_use]
+    pub fn ids(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.root.join(IDS)).ok()
+    }
+
+    /// Writes that down.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_ids(&self, text: &[u8]) -> Result<()> {
+        let path = self.root.join(IDS);
+        crate::sys::fs::write_atomically(&path, &self.root.join("ids.new"), text)
             .with_context(|| format!("writing `{}`", path.display()))
     }
 

@@ -74,6 +74,15 @@ fn overlay(plan: &RootPlan, pid: Pid, join: &[BorrowedFd<'_>]) -> Result<(PathBu
             .hint("ask your administrator for the package `fuse-overlayfs`")
             .code("RL-F04")
     })?;
+    // All that it says itself is that it ended.
+    let device = sys::fs::open_trusted(Path::new("/dev/fuse"), OFlags::RDWR).map_err(|error| {
+        anyhow::Error::from(error).context(
+            Fail::unsupported("fuse-overlayfs cannot have /dev/fuse")
+                .hint("ask your administrator: modprobe fuse && chmod 0666 /dev/fuse")
+                .code("RL-F04"),
+        )
+    })?;
+    drop(device);
     let RootPlan::Overlay {
         base,
         lowers,

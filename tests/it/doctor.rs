@@ -216,7 +216,7 @@ fn failures_made_for_real_have_code_cause_and_remedy() {
 
 /// The message names the cause, what to do, and the page that says more.
 #[track_caller]
-fn explained(output: &Output, code: &str, cause: &str, remedy: &str) {
+pub fn explained(output: &Output, code: &str, cause: &str, remedy: &str) {
     output.stderr_has(cause).stderr_has(remedy);
     output.stderr_has("to fix:  ");
     output.stderr_has(&format!("rl explain {code}"));

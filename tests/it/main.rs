@@ -31,6 +31,7 @@ mod doctor;
 mod egress;
 mod emulation;
 mod exec;
+mod failures;
 mod health;
 mod ids;
 mod images;

@@ -134,6 +134,7 @@ fn take_image(spec: &mut ContainerSpec, args: &RunArgs, store: &Store) -> Result
     let defaults = match (&mut spec.rootfs, &mut spec.image) {
         (rootfs @ Rootfs::Layers { .. }, Some(wanted)) => {
             let image = find_files(wanted, rootfs, args, store)?;
+            image::say_of_platform(&image, &wanted.reference);
             image.config.defaults()
         }
         // The host's own programs are there to be used by hand.

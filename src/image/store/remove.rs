@@ -13,8 +13,9 @@ use crate::image::reference::{Digest, Reference};
 use crate::sys;
 
 /// Everything below the store's root.
-const STORED: [&str; 12] = [
+const STORED: [&str; 13] = [
     "owners",
+    "ids",
     "squash",
     "containers",
     "names",

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{self, Fail};
 use crate::net::ahead::Link;
 use crate::net::forward::{self, Reach};
+use crate::net::link;
 use crate::spec::Protocol;
 use crate::sys;
 use crate::sys::netlink::{Family, Netlink};
@@ -184,7 +185,9 @@ fn open(wanted: Wanted) -> Result<Option<OwnedFd>> {
     Ok(Some(match wanted {
         Wanted::Link(link) => return link.make().map(|()| None),
         Wanted::Route => Netlink::open(Family::Route)?.into_fd(),
-        Wanted::Netfilter => Netlink::open(Family::Netfilter)?.into_fd(),
+        Wanted::Netfilter => Netlink::open(Family::Netfilter)
+            .with_context(link::no_rules)?
+            .into_fd(),
         Wanted::Datagrams(at) => UdpSocket::bind(at).with_context(doing(at))?.into(),
         Wanted::Connections(at) => TcpListener::bind(at).with_context(doing(at))?.into(),
         Wanted::To(protocol, to) => forward::begin(protocol, to).with_context(doing(to))?,

@@ -96,6 +96,7 @@ rows! {
     without_ranges
     no_newuidmap
     ranges_that_overlap
+    more_ranges_than_the_kernel_takes
     neither_ranges_nor_any_helper
     no_new_privs
     no_dev_fuse
@@ -119,6 +120,7 @@ rows! {
     no_user_namespaces_left
     no_mount_namespaces_left
     no_network_namespaces_left
+    a_kernel_without_user_namespaces
     an_outer_filter_that_forbids_user_namespaces
     an_outer_filter_that_hides_user_namespaces
     no_openat2
@@ -222,7 +224,7 @@ rl run --rm -v data:/data busybox sh -c 'mkdir -m 700 /data/of-1000 && chown 100
 rl create --name old busybox sh -c 'wc -l </proc/self/uid_map' >/dev/null
 rl start -a old; seen
 rl create --name gone busybox sh -c 'mkdir -p -m 700 /x/y && chown -R 1000 /x && chmod 700 /x' >/dev/null; rl start -a gone
-cp list good; awk -F: '{ print } $1 == "rl-test" { print $1 ":" $2 + 9 ":9" }' good >list
+cp list good; seq 1 400 | awk '{ print "rl-test:" 300000 + 2 * $1 ":1" }' | cat good - >list
 rl start -a old 2>&1; seen 2>/dev/null
 rl cp old:/etc/passwd copied && rl commit -q old changed >/dev/null && [ -s copied ] && echo usable
 rl rm gone 2>&1 | grep -o 'rl explain RL-S10' || true

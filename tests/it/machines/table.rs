@@ -215,10 +215,20 @@ pub const HOST: &[Row] = &[
     },
     Row {
         name: "ranges_that_overlap",
-        missing: "sense in `/etc/subuid`: two ranges overlap, and the kernel refuses the map",
+        missing: "sense in `/etc/subuid`: of two ranges that overlap the second is passed over",
         made: &[
             "--prepare",
             "awk -F: '{ print } $1 == \"rl-test\" { print $1 \":\" $2 + 9 \":9\" }' /etc/subuid >subuid && mount --bind subuid /etc/subuid",
+        ],
+        before: "",
+        cells: &[],
+    },
+    Row {
+        name: "more_ranges_than_the_kernel_takes",
+        missing: "sense in `/etc/subuid`: more ranges than the kernel takes in one map (340)",
+        made: &[
+            "--prepare",
+            "seq 1 400 | awk '{ print \"rl-test:\" 300000 + 2 * $1 \":1\" }' | cat /etc/subuid - >subuid && chmod 644 subuid && mount --bind subuid /etc/subuid",
         ],
         before: "",
         cells: every_run!(REFUSED_PULL, REFUSED, REFUSED_USER),
@@ -502,6 +512,13 @@ pub const HOST: &[Row] = &[
             ("run -d", Less(&[NO_NET])),
             ("--network pasta", Code("RL-U03")),
         ],
+    },
+    Row {
+        name: "a_kernel_without_user_namespaces",
+        missing: "user namespaces (as a kernel without them answers: EINVAL)",
+        made: &["--refuse", "userns=EINVAL"],
+        before: "",
+        cells: nothing_runs!("RL-U01"),
     },
     Row {
         name: "an_outer_filter_that_forbids_user_namespaces",
