@@ -74,15 +74,6 @@ fn overlay(plan: &RootPlan, pid: Pid, join: &[BorrowedFd<'_>]) -> Result<(PathBu
             .hint("ask your administrator for the package `fuse-overlayfs`")
             .code("RL-F04")
     })?;
-    // All that it says itself is that it ended.
-    let device = sys::fs::open_trusted(Path::new("/dev/fuse"), OFlags::RDWR).map_err(|error| {
-        anyhow::Error::from(error).context(
-            Fail::unsupported("fuse-overlayfs cannot have /dev/fuse")
-                .hint("ask your administrator: modprobe fuse && chmod 0666 /dev/fuse")
-                .code("RL-F04"),
-        )
-    })?;
-    drop(device);
     let RootPlan::Overlay {
         base,
         lowers,
@@ -217,6 +208,15 @@ fn serve(
     join: &[BorrowedFd<'_>],
     target: &Path,
 ) -> Result<Child> {
+    // All that these programs say of it is that they ended.
+    let device = sys::fs::open_trusted(Path::new("/dev/fuse"), OFlags::RDWR).map_err(|error| {
+        anyhow::Error::from(error).context(
+            Fail::unsupported("nothing can be mounted by way of /dev/fuse")
+                .hint("ask your administrator: modprobe fuse && chmod 0666 /dev/fuse")
+                .code("RL-F04"),
+        )
+    })?;
+    drop(device);
     let c_string = |text: &OsStr| CString::new(text.as_bytes()).context("a path with a NUL byte");
     let path = c_string(program.as_os_str())?;
     let mut argv = vec![path.clone()];

@@ -185,7 +185,7 @@ fn a_fuse_device_that_is_not_there_is_named() {
     noticed(
         &output,
         "RL-F03",
-        "fuse-overlayfs cannot have /dev/fuse: open(\"/dev/fuse\"): EACCES",
+        "nothing can be mounted by way of /dev/fuse: open(\"/dev/fuse\"): EACCES",
         "copying the image",
     );
     diagnosed(

@@ -3,7 +3,7 @@
 //! `tests/it/machines` makes the rows of [`HOST`] with `scripts/as-user`.
 
 /// What is tried on every machine, in this order: name, and a shell line that uses the image `busybox`.
-pub const COMMANDS: [(&str, &str); 8] = [
+pub const COMMANDS: [(&str, &str); 9] = [
     ("pull", "pull_image"),
     ("run", "rl run --rm busybox echo hi"),
     ("run -u 1000", "rl run --rm -u 1000 busybox id -u"),
@@ -15,10 +15,15 @@ pub const COMMANDS: [(&str, &str); 8] = [
         "--network pasta",
         "rl run --rm --network pasta busybox true",
     ),
+    (
+        "./FILE",
+        "rl image convert busybox $DIR/b.sqsh && rl run --rm $DIR/b.sqsh echo hi",
+    ),
 ];
 
 /// What a command that works prints; anything where nothing is said here.
-pub const SAYS: [(&str, &str); 4] = [
+pub const SAYS: [(&str, &str); 5] = [
+    ("./FILE", "hi"),
     ("run", "hi"),
     ("run -u 1000", "1000"),
     ("exec", "hi"),
@@ -148,6 +153,7 @@ macro_rules! every_run {
         &[
             ("pull", Less(&[$pull])),
             ("run", Less(&[$run])),
+            ("./FILE", Less(&[$run])),
             ("run -u 1000", Less(&[$user])),
             ("run -d", Less(&[$run])),
             ("--network pasta", Less(&[$run])),
@@ -160,6 +166,7 @@ macro_rules! nothing_runs {
         &[
             ("pull", Code($code)),
             ("run", Code($code)),
+            ("./FILE", Code($code)),
             ("run -u 1000", Code($code)),
             ("run -d", Code($code)),
             ("exec", Nothing),
@@ -175,6 +182,7 @@ macro_rules! nothing_fits {
         &[
             ("pull", Code("RL-F05")),
             ("run", Nothing),
+            ("./FILE", Nothing),
             ("run -u 1000", Nothing),
             ("run -d", Nothing),
             ("exec", Nothing),
@@ -241,6 +249,7 @@ pub const HOST: &[Row] = &[
         cells: &[
             ("pull", Less(&[NO_HELPER_PULL])),
             ("run", Less(&[NO_HELPER, NO_UPLINK])),
+            ("./FILE", Less(&[NO_HELPER, NO_UPLINK])),
             ("run -u 1000", Less(&[NO_HELPER_USER, NO_UPLINK])),
             ("run -d", Less(&[NO_HELPER, NO_UPLINK])),
             ("--network pasta", Code("RL-N02")),
@@ -258,7 +267,7 @@ pub const HOST: &[Row] = &[
         missing: "`/dev/fuse`",
         made: &["--hide", "/dev/fuse"],
         before: "",
-        cells: &[],
+        cells: &[("./FILE", Less(&[UNPACKED]))],
     },
     Row {
         name: "no_dev_net_tun",
@@ -267,6 +276,7 @@ pub const HOST: &[Row] = &[
         before: "",
         cells: &[
             ("run", Less(&[NO_TUN])),
+            ("./FILE", Less(&[NO_TUN])),
             ("run -u 1000", Less(&[NO_TUN])),
             ("run -d", Less(&[NO_TUN])),
             ("--network pasta", Code("RL-N01")),
@@ -291,6 +301,7 @@ pub const HOST: &[Row] = &[
         before: "",
         cells: &[
             ("run", Less(&[NO_OVERLAY_COPY])),
+            ("./FILE", Less(&[UNPACKED])),
             ("run -u 1000", Less(&[NO_OVERLAY_COPY])),
             ("run -d", Less(&[NO_OVERLAY_COPY])),
             ("--network pasta", Less(&[NO_OVERLAY_COPY])),
@@ -331,6 +342,7 @@ pub const HOST: &[Row] = &[
                 ]),
             ),
             ("run", Less(&[NO_RANGES])),
+            ("./FILE", Less(&[NO_RANGES])),
             ("run -u 1000", Less(&[NO_RANGES_USER])),
             ("run -d", Less(&[NO_RANGES])),
             ("--network pasta", Less(&[NO_RANGES])),
@@ -358,6 +370,7 @@ pub const HOST: &[Row] = &[
         before: "",
         cells: &[
             ("run", Code("RL-F02")),
+            ("./FILE", Code("RL-F02")),
             ("run -u 1000", Code("RL-F02")),
             ("run -d", Code("RL-F02")),
             ("exec", Nothing),
@@ -414,6 +427,13 @@ pub const HOST: &[Row] = &[
             ),
             (
                 "run",
+                Less(&[one_id!(
+                    "no range of subordinate ids for `54321` in /etc/subuid",
+                    "RL-S01"
+                )]),
+            ),
+            (
+                "./FILE",
                 Less(&[one_id!(
                     "no range of subordinate ids for `54321` in /etc/subuid",
                     "RL-S01"
@@ -508,6 +528,7 @@ pub const HOST: &[Row] = &[
         before: "",
         cells: &[
             ("run", Less(&[NO_NET])),
+            ("./FILE", Less(&[NO_NET])),
             ("run -u 1000", Less(&[NO_NET])),
             ("run -d", Less(&[NO_NET])),
             ("--network pasta", Code("RL-U03")),
@@ -606,6 +627,7 @@ pub const HOST: &[Row] = &[
         cells: &[
             ("pull", Less(&[NO_POWER_PULL])),
             ("run", Less(&[NO_POWER, NO_TUN])),
+            ("./FILE", Less(&[NO_POWER, NO_TUN, UNPACKED])),
             ("run -u 1000", Less(&[NO_POWER_USER, NO_TUN])),
             ("run -d", Less(&[NO_POWER, NO_TUN])),
             ("--network pasta", Code("RL-N01")),
@@ -633,6 +655,7 @@ pub const HOST: &[Row] = &[
         cells: &[
             ("pull", Less(&[OUTER_PULL])),
             ("run", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
+            ("./FILE", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME, UNPACKED])),
             ("run -u 1000", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
             ("run -d", Less(&[OUTER, NO_TUN, NO_PROC, NO_NAME])),
             ("pause", Code("RL-C03")),
@@ -644,6 +667,7 @@ pub const HOST: &[Row] = &[
 const PODMAN: &[(&str, Cell)] = &[
     ("pull", Less(&[OUTER_PULL])),
     ("run", Less(&[OUTER, NO_TUN, NO_PROC])),
+    ("./FILE", Less(&[OUTER, NO_TUN, NO_PROC, UNPACKED])),
     ("run -u 1000", Less(&[OUTER, NO_TUN, NO_PROC])),
     ("run -d", Less(&[OUTER, NO_TUN, NO_PROC])),
     ("pause", Code("RL-C03")),
@@ -653,6 +677,7 @@ const PODMAN: &[(&str, Cell)] = &[
 const ON_OVERLAY: &str = "mkdir lower upper work store; mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay store; chown \"$AS_USER\" store; chmod 700 store";
 const NO_OVERLAY_FUSE: &str =
     "the kernel mounts no overlay here (…): using fuse-overlayfs (rl explain RL-F03)";
+const UNPACKED: &str = "cannot mount `…`: …: unpacking it for this container, which takes time and space (rl explain RL-F04)";
 const NO_OVERLAY_COPY: &str = "no overlay can be mounted (…): copying the image, which takes time and space (rl explain RL-F03)";
 const NO_NAME: &str = "the host name cannot be set, for an outer container forbids it: …: keeping that of this machine (rl explain RL-U05)";
 const NO_NET: &str = "the kernel allows no more network namespaces (user.max_net_namespaces): using the host's network (rl explain RL-U03)";
