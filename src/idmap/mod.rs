@@ -4,19 +4,24 @@
 pub mod changed;
 pub mod trial;
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
+use std::io::{Read as _, Seek as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
 use crate::paths::{Owners, Store};
 use crate::spec::UserNs;
-use crate::sys::schedule;
+use crate::sys;
+use crate::sys::process::{Child, Exit, Tied};
 
 /// One line of an id map: `count` ids from `inner` on are `host` and following. Source: user_namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -687,41 +692,70 @@ fn lines(extents: &[Extent]) -> String {
 
 /// Both programs side by side: each costs a process start.
 fn run_helpers(pid: Pid, plan: &Plan, helpers: &Helpers) -> Result<()> {
-    let start = |program: &Path, extents: &[Extent]| {
-        Command::new(program)
-            .args(words(pid.as_raw_nonzero().get().unsigned_abs(), extents))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))
-    };
-    let uid_child = start(&helpers.newuidmap, &plan.uids)?;
-    let everywhere = schedule::to_the_other();
-    let gid_child = start(&helpers.newgidmap, &plan.gids);
-    if let Some(set) = everywhere {
-        schedule::anywhere(None, &set);
-        if let Ok(child) = &gid_child {
-            schedule::anywhere(Some(Pid::from_child(child)), &set);
-        }
-    }
-    let uid_done = uid_child
-        .wait_with_output()
-        .context("waiting for newuidmap")?;
-    let gid_done = gid_child?
-        .wait_with_output()
-        .context("waiting for newgidmap")?;
-    for (program, done) in [
-        (&helpers.newuidmap, uid_done),
-        (&helpers.newgidmap, gid_done),
-    ] {
-        if !done.status.success() {
+    let both = [
+        (&helpers.newuidmap, &plan.uids),
+        (&helpers.newgidmap, &plan.gids),
+    ];
+    let started = both.map(|(program, extents)| Helping::start(program, pid, extents));
+    for helping in started.map(|one| one.and_then(Helping::finish)) {
+        if let Some(said) = helping? {
             trial::forget();
-            return Err(refused(&complaint(program, &done)).into());
+            return Err(refused(&said).into());
         }
     }
     Ok(())
+}
+
+/// A helper at work. It is not waited for until its exec, as `Command` does: the second one would begin when the first is done,
+/// on a machine of two processors.
+struct Helping<'a> {
+    program: &'a Path,
+    child: Child,
+    stderr: std::fs::File,
+}
+
+impl<'a> Helping<'a> {
+    fn start(program: &'a Path, pid: Pid, extents: &[Extent]) -> Result<Self> {
+        let doing = || format!("starting {}", program.display());
+        let path = CString::new(program.as_os_str().as_bytes()).with_context(doing)?;
+        let words = words(pid.as_raw_nonzero().get().unsigned_abs(), extents);
+        let argv: Vec<CString> = std::iter::once(Ok(path.clone()))
+            .chain(words.map(CString::new))
+            .collect::<Result<_, _>>()
+            .with_context(doing)?;
+        let stderr = memfd_create("stderr", MemfdFlags::CLOEXEC).with_context(doing)?;
+        let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
+        let child = sys::process::spawn_tied(&Tied {
+            program: &path,
+            argv: &argv,
+            env: &[],
+            stdin: null.as_fd(),
+            stdout: null.as_fd(),
+            stderr: stderr.as_fd(),
+            keep: &[],
+            join: &[],
+            own_mounts: false,
+        })
+        .with_context(doing)?;
+        Ok(Self {
+            program,
+            child,
+            stderr: stderr.into(),
+        })
+    }
+
+    /// Waits for it; what it has to complain of.
+    fn finish(mut self) -> Result<Option<String>> {
+        let doing = || format!("waiting for {}", self.program.display());
+        let exit = self.child.wait().with_context(doing)?;
+        if exit == Exit::Code(0) {
+            return Ok(None);
+        }
+        let mut said = Vec::new();
+        self.stderr.rewind().with_context(doing)?;
+        self.stderr.read_to_end(&mut said).with_context(doing)?;
+        Ok(Some(complaint(self.program, &format!("{exit:?}"), &said)))
+    }
 }
 
 /// The words of a helper that maps ids of the process `pid`. Source: newuidmap(1).
@@ -736,16 +770,16 @@ fn words(pid: u32, extents: &[Extent]) -> impl Iterator<Item = String> + use<> {
 }
 
 /// What a helper that failed said, without its name.
-fn complaint(program: &Path, output: &Output) -> String {
+fn complaint(program: &Path, exit: &str, stderr: &[u8]) -> String {
     let name = program
         .file_name()
         .unwrap_or(OsStr::new("?"))
         .to_string_lossy();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(stderr);
     let said = said.lines().next().unwrap_or_default().trim();
     let said = said.strip_prefix(&format!("{name}: ")).unwrap_or(said);
     match said {
-        "" => format!("{name} fails ({})", output.status),
+        "" => format!("{name} fails ({exit})"),
         _ => format!("{name} fails: {said}"),
     }
 }

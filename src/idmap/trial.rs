@@ -90,7 +90,8 @@ impl Trial {
         for (program, helper) in self.helpers {
             let output = helper.wait_with_output()?;
             if !output.status.success() {
-                said.push(super::complaint(&program, &output));
+                let exit = output.status.to_string();
+                said.push(super::complaint(&program, &exit, &output.stderr));
             }
         }
         drop(self.stdin); // the child waits for it

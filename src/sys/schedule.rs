@@ -106,26 +106,3 @@ pub fn new_session_keyring(name: &std::ffi::CStr) -> Result<()> {
         unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     check(|| format!("keyctl(JOIN_SESSION_KEYRING, {name:?})"), done)
 }
-
-/// Moves this thread to the other of two processors, where there are two, and gives the set to go back to.
-///
-/// A process that is started while its starter waits for its exec lands behind whatever the starter ran before it on the same
-/// processor, and stays there although the other one is idle. Where there are more, the kernel finds a free one.
-#[must_use]
-pub fn to_the_other() -> Option<CpuSet> {
-    let all = rustix::thread::sched_getaffinity(None).ok()?;
-    if all.count() != 2 {
-        return None;
-    }
-    let here = rustix::thread::sched_getcpu();
-    let other = (0..CpuSet::MAX_CPU).find(|cpu| *cpu != here && all.is_set(*cpu))?;
-    let mut only = CpuSet::new();
-    only.set(other);
-    rustix::thread::sched_setaffinity(None, &only).ok()?;
-    Some(all)
-}
-
-/// Lets a process of this user, or with `None` this thread, run on all of `set` again. It is about speed alone: no failure.
-pub fn anywhere(pid: Option<Pid>, set: &CpuSet) {
-    let _ = rustix::thread::sched_setaffinity(pid, set);
-}
