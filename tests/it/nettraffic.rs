@@ -144,12 +144,9 @@ fn carries(network: &str) {
     let sum = home.rl("exec web cat /www/big.sum").ok();
     let url = format!("http://127.0.0.1:{port}");
     // Debian 12's pasta (2023-03) sometimes waits for what has happened already when the machine is busy: it sits in epoll_wait()
-    // with bytes in its sockets, and that connection stands still. Another one goes on.
-    let (tries, limit) = if network == "pasta" {
-        (6, 25)
-    } else {
-        (1, 100)
-    };
+    // with bytes in its sockets, and that connection stands still. Another one goes on. It carries named networks to the world, too.
+    let patience = |is_pasta| if is_pasta { (6, 25) } else { (1, 100) };
+    let (tries, limit) = patience(network == "pasta");
     let carried = |curl: &str| {
         let script = format!(
             "for i in $(seq {tries}); do curl -sS -m {limit} {curl} >answer && break; done; cat answer"
@@ -171,11 +168,15 @@ fn carries(network: &str) {
     );
     end(&home);
     // From the world, and to it.
+    let (tries, limit) = patience(network != "slirp4netns");
     let there = inside(
         &home,
         network,
-        "curl -sS -m 100 http://$0/big | tee /tmp/copy | sha256sum; curl -sS -m 100 http://$0/big.sum; \
-         curl -sS -m 100 -X POST -T /tmp/copy http://$0/cgi-bin/sum; stat -c %s /tmp/copy",
+        &format!(
+            "again() {{ for i in $(seq {tries}); do curl -sS -m {limit} \"$@\" && break; done; }}
+             again -o /tmp/copy http://$0/big; sha256sum </tmp/copy; again http://$0/big.sum
+             again -o /tmp/sum -X POST -T /tmp/copy http://$0/cgi-bin/sum; cat /tmp/sum; stat -c %s /tmp/copy"
+        ),
     )
     .ok();
     let lines = there.lines();
