@@ -201,7 +201,7 @@ fn a_runtime_directory_that_vanished_keeps_nobody_from_all_but_attach() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
     home.rl("run -d --name c --network none busybox sh")
-        .args(["-c", "echo first; exec sleep 1000"])
+        .args(["-c", "while sleep 0.1; do echo tick; done"])
         .ok();
     std::fs::remove_dir_all(home.path().join("run/rl")).unwrap();
     explained(
@@ -211,12 +211,15 @@ fn a_runtime_directory_that_vanished_keeps_nobody_from_all_but_attach() {
         "rl restart c",
     );
     home.rl("ps --format {{.Names}}").says("c");
-    home.rl("logs c").says("first");
+    crate::support::wait_for("a line in the log", || {
+        home.rl("logs c").ok().stdout.contains("tick").then_some(())
+    });
     home.rl("exec c echo inside").says("inside");
     home.rl("run --rm --network none busybox echo another")
         .says("another");
     home.rl("restart -t 0 c").ok();
-    let attached = home.rl("attach c").spawn();
+    let mut attached = home.rl("attach c").spawn();
+    attached.wait_for_stdout("tick");
     home.rl("stop -t 0 c").ok();
     attached.wait().code(137);
     home.rl("rm c").ok();
