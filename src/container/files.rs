@@ -157,7 +157,11 @@ fn relative(store: &Store, dir: &Path, name: &str) -> PathBuf {
 }
 
 /// The copy of the layers, or of a squash file, that stands in for an overlay.
-pub fn copy_root(plan: &RootPlan, ids: &Plan, helpers: Option<&idmap::Helpers>) -> Result<PathBuf> {
+pub fn copy_root(
+    plan: &RootPlan,
+    ids: &Plan,
+    helpers: Option<&idmap::newuidmap::Helpers>,
+) -> Result<PathBuf> {
     copy_once(plan, |lowers, squash, into| {
         let into = into.to_owned();
         let job = match squash.cloned() {

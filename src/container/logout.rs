@@ -45,7 +45,7 @@ pub fn notice(record: &Record) -> Option<String> {
     });
     let groups: Vec<String> = groups.collect();
     let name = record.spec().ok()?.name;
-    line(Path::new("/"), &groups, &name, &idmap::user_names)
+    line(Path::new("/"), &groups, &name, &idmap::ranges::user_names)
 }
 
 /// As [`notice`], of these `/proc/PID/cgroup`s. `names` are those that a uid goes by.

@@ -233,7 +233,7 @@ impl Machine {
 
     /// Who writes the id maps.
     #[must_use]
-    pub fn helpers(&self) -> Option<&idmap::Helpers> {
+    pub fn helpers(&self) -> Option<&idmap::newuidmap::Helpers> {
         self.available.helpers.as_ref().ok()
     }
 }

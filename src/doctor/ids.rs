@@ -3,8 +3,9 @@
 use super::parse::Tool;
 use super::probe::Outcome;
 use super::{Check, Host, Status};
+use crate::idmap::ranges::Range;
 use crate::idmap::trial::{self, Trial, Verdict};
-use crate::idmap::{Available, Plan, Range, changed};
+use crate::idmap::{Available, Plan, changed};
 
 const ONE_ID: &str =
     "runs with one id: everything inside belongs to you, and ownership is emulated";
@@ -165,12 +166,15 @@ const CORRECT: &str =
 
 /// Ids that two users have.
 fn shared_lines(host: &Host) -> Option<Check> {
-    let names = crate::idmap::user_names(host.uid);
+    let names = crate::idmap::ranges::user_names(host.uid);
     let found = ["/etc/subuid", "/etc/subgid"]
         .into_iter()
         .find_map(|file| {
-            let lines =
-                crate::idmap::parse_ranges(&super::text(file), &names, (host.uid, host.uid));
+            let lines = crate::idmap::ranges::parse_ranges(
+                &super::text(file),
+                &names,
+                (host.uid, host.uid),
+            );
             Some(format!("{file}: {} overlaps yours", lines.shared.first()?))
         })?;
     let check = Check::works("ids", "RL-S06", "ids of your own", found, "").because(

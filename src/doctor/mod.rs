@@ -164,7 +164,7 @@ impl Host {
         let (family, distribution) = parse::os_release(&release);
         Self {
             uid,
-            user: crate::idmap::user_names(uid)
+            user: crate::idmap::ranges::user_names(uid)
                 .into_iter()
                 .next()
                 .unwrap_or_else(|| uid.to_string()),

@@ -2,26 +2,22 @@
 //! `newgidmap`, else one id (docs/design: the ladder). Decides here, acts in [`apply`].
 
 pub mod changed;
+pub mod newuidmap;
+pub mod ranges;
 pub mod trial;
 
-use std::ffi::{CString, OsStr};
-use std::io::{Read as _, Seek as _};
-use std::os::fd::AsFd as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fail;
 use crate::paths::{Owners, Store};
 use crate::spec::UserNs;
-use crate::sys;
-use crate::sys::process::{Child, Exit, Tied};
+use newuidmap::{Helpers, find_helpers};
+use ranges::{Range, user_names};
 
 /// One line of an id map: `count` ids from `inner` on are `host` and following. Source: user_namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,25 +137,6 @@ fn inner(extents: &[Extent], host: u32) -> Option<u32> {
     Some(extent.inner + (host - extent.host))
 }
 
-/// A range that the administrator has set aside: first id and count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    /// First id on the host.
-    pub first: u32,
-    /// How many.
-    pub count: u32,
-}
-
-impl Range {
-    fn end(self) -> u64 {
-        u64::from(self.first) + u64::from(self.count)
-    }
-
-    fn overlaps(self, other: Self) -> bool {
-        u64::from(self.first) < other.end() && u64::from(other.first) < self.end()
-    }
-}
-
 /// What the ladder has to stand on.
 #[derive(Debug)]
 pub struct Available {
@@ -175,15 +152,6 @@ pub struct Available {
     pub own_uids: Vec<Extent>,
     /// All its group ids.
     pub own_gids: Vec<Extent>,
-}
-
-/// Where the two programs are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Helpers {
-    /// `newuidmap`.
-    pub newuidmap: PathBuf,
-    /// `newgidmap`.
-    pub newgidmap: PathBuf,
 }
 
 impl Available {
@@ -242,7 +210,7 @@ impl Available {
         let gid = rustix::process::getgid().as_raw();
         let mut wrong = Vec::new();
         let mut read = |file: &str, own: u32, group_flag: &str| {
-            let lines = ranges(Path::new(file), &names, (uid, own), group_flag);
+            let lines = ranges::read(Path::new(file), &names, (uid, own), group_flag);
             wrong.extend(lines.wrong.iter().map(|line| format!("{file}: {line}")));
             lines.ranges
         };
@@ -449,194 +417,6 @@ fn around(ranges: &[Range], own: Option<(u32, u32)>) -> Vec<Extent> {
     extents
 }
 
-/// The names a user goes by: in `/etc/passwd`, else as the environment or `id` says (LDAP, SSSD).
-#[must_use]
-pub fn user_names(uid: u32) -> Vec<String> {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default(); // absent in small containers
-    let number = uid.to_string();
-    let mut names: Vec<String> = passwd
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)? == number).then(|| name.to_owned())
-        })
-        .collect();
-    if names.is_empty() {
-        let asked = Command::new("id").arg("-un").stderr(Stdio::null()).output();
-        names.extend(
-            asked
-                .ok()
-                .and_then(|output| String::from_utf8(output.stdout).ok())
-                .map(|name| name.trim().to_owned()),
-        );
-        names.extend(std::env::var("USER").ok());
-        names.retain(|name| !name.is_empty());
-    }
-    names
-}
-
-/// What the lines of `/etc/subuid` or `/etc/subgid` come to.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Lines {
-    /// Those of the user's that can be used.
-    pub ranges: Vec<Range>,
-    /// Those that cannot, and why.
-    pub wrong: Vec<String>,
-    /// Those of others that overlap the user's.
-    pub shared: Vec<String>,
-}
-
-/// The user's ranges in `file`, by name or number; where it has none, what `getsubids` knows (NSS).
-fn ranges(file: &Path, names: &[String], ids: (u32, u32), group_flag: &str) -> Lines {
-    let text = std::fs::read(file).unwrap_or_default(); // no file, no ranges: announced by the caller
-    let mut lines = parse_ranges(&String::from_utf8_lossy(&text), names, ids);
-    if lines.ranges.is_empty()
-        && uses_nss_for_subids()
-        && let Some(name) = names.first()
-    {
-        lines.ranges = ask_getsubids(name, group_flag);
-    }
-    lines
-}
-
-fn ask_getsubids(name: &str, group_flag: &str) -> Vec<Range> {
-    let mut command = Command::new("getsubids");
-    if !group_flag.is_empty() {
-        command.arg(group_flag);
-    }
-    let Ok(output) = command.arg(name).stderr(Stdio::null()).output() else {
-        return Vec::new();
-    };
-    // `0: alice 100000 65536`
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(2);
-            Some(Range {
-                first: fields.next()?.parse().ok()?,
-                count: fields.next()?.parse().ok()?,
-            })
-        })
-        .filter(|range| range.count > 0)
-        .collect()
-}
-
-fn uses_nss_for_subids() -> bool {
-    let text = std::fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
-    text.lines()
-        .any(|line| line.trim_start().starts_with("subid:"))
-}
-
-/// The ranges in the text of `/etc/subuid` that belong to one of `names` or to the number `uid`, who has the id `own` of this
-/// kind. Lines that make no sense are passed over, as newuidmap(1) does, and so are those that the kernel refuses with
-/// all others. Source: subuid(5).
-#[must_use]
-pub fn parse_ranges(text: &str, names: &[String], (uid, own): (u32, u32)) -> Lines {
-    let number = uid.to_string();
-    let is_mine = |owner: &str| owner == number || names.iter().any(|name| name == owner);
-    let mut found = Lines::default();
-    let mut others = Vec::new();
-    for line in text.lines().map(str::trim) {
-        let mut fields = line.split(':');
-        let (owner, first, count) = (fields.next(), fields.next(), fields.next());
-        let Some(owner) = owner.filter(|owner| !owner.is_empty() && !owner.starts_with('#')) else {
-            continue;
-        };
-        let numbers = |word: Option<&str>| word.and_then(|word| word.trim().parse::<u32>().ok());
-        let range = numbers(first).zip(numbers(count));
-        let range = range.map(|(first, count)| Range { first, count });
-        if !is_mine(owner) {
-            others.extend(range.map(|range| (line, range)));
-            continue;
-        }
-        match usable(range, own, &found.ranges) {
-            Ok(Some(range)) => found.ranges.push(range),
-            Ok(None) => {}
-            Err(why) => found.wrong.push(format!("`{line}` {why}")),
-        }
-    }
-    others.retain(|(_, range)| found.ranges.iter().any(|mine| mine.overlaps(*range)));
-    found.shared = others.iter().map(|(line, _)| format!("`{line}`")).collect();
-    found
-}
-
-/// The range, none where it is there already, or why the kernel or newuidmap would refuse it.
-fn usable(range: Option<Range>, own: u32, known: &[Range]) -> Result<Option<Range>, String> {
-    let Some(range) = range.filter(|range| range.count > 0) else {
-        return Err("is not NAME:FIRST:COUNT".to_owned());
-    };
-    // The largest id there is stands for "no id".
-    if range.end() >= u64::from(u32::MAX) {
-        return Err("goes beyond the last id".to_owned());
-    }
-    if range.overlaps(Range {
-        first: own,
-        count: 1,
-    }) {
-        return Err(format!("contains your own id {own}"));
-    }
-    if known.contains(&range) {
-        return Ok(None);
-    }
-    match known.iter().find(|other| other.overlaps(range)) {
-        Some(other) => Err(format!(
-            "overlaps your range {}:{}",
-            other.first, other.count
-        )),
-        None => Ok(Some(range)),
-    }
-}
-
-/// Both helpers, found in `PATH` and able to do their work, or which of the known causes stands against it.
-///
-/// # Errors
-/// `RL-S02` when one is missing, `RL-S03` when it has no power.
-pub fn find_helpers() -> Result<Helpers, Fail> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if status.lines().any(|line| {
-        line.strip_prefix("NoNewPrivs:")
-            .is_some_and(|value| value.trim() == "1")
-    }) {
-        return Err(Fail::unsupported("this process has no_new_privs set, so newuidmap gains no rights")
-            .hint("start rl outside of the sandbox or service that set it (NoNewPrivileges=, bwrap, setpriv)")
-            .code("RL-S03"));
-    }
-    Ok(Helpers {
-        newuidmap: find_helper("newuidmap")?,
-        newgidmap: find_helper("newgidmap")?,
-    })
-}
-
-fn find_helper(name: &str) -> Result<PathBuf, Fail> {
-    let Some(path) = find_program(name) else {
-        return Err(Fail::unsupported(format!("{name} is not installed"))
-            .hint("ask your administrator for the package `uidmap` (Debian, Ubuntu) or `shadow-utils` (Fedora, RHEL, SUSE: `shadow`)")
-            .code("RL-S02"));
-    };
-    let powerless = |why: &str| {
-        Err(Fail::unsupported(format!("{} {why}", path.display()))
-            .hint(format!("ask your administrator to reinstall the package it belongs to, or: chown root:root {0} && chmod u+s {0}", path.display()))
-            .code("RL-S03"))
-    };
-    let Ok(meta) = std::fs::metadata(&path) else {
-        return powerless("cannot be looked at");
-    };
-    let setuid = meta.uid() == 0 && meta.permissions().mode() & 0o4000 != 0;
-    let mut buffer = [0_u8; 64];
-    let capability = rustix::fs::getxattr(&path, "security.capability", &mut buffer[..])
-        .is_ok_and(|length| length > 0);
-    if !setuid && !capability {
-        return powerless("is neither setuid root nor has file capabilities");
-    }
-    let nosuid = rustix::fs::statvfs(&path)
-        .is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID));
-    if nosuid {
-        return powerless("lies on a file system mounted nosuid");
-    }
-    Ok(path)
-}
-
 /// The first executable file called `name` in `PATH` and the places where system programs are.
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
@@ -660,7 +440,7 @@ pub fn apply(pid: Pid, plan: &Plan, helpers: Option<&Helpers>) -> Result<()> {
         How::Helpers => {
             let helpers = helpers
                 .ok_or_else(|| Fail::system("no id helpers although the plan wants them"))?;
-            run_helpers(pid, plan, helpers)
+            newuidmap::map(helpers, pid, plan)
         }
         How::Single | How::Identity => {
             if plan.how == How::Single {
@@ -690,151 +470,9 @@ fn lines(extents: &[Extent]) -> String {
         .collect()
 }
 
-/// Both programs side by side: each costs a process start.
-fn run_helpers(pid: Pid, plan: &Plan, helpers: &Helpers) -> Result<()> {
-    let both = [
-        (&helpers.newuidmap, &plan.uids),
-        (&helpers.newgidmap, &plan.gids),
-    ];
-    let started = both.map(|(program, extents)| Helping::start(program, pid, extents));
-    for helping in started.map(|one| one.and_then(Helping::finish)) {
-        if let Some(said) = helping? {
-            trial::forget();
-            return Err(refused(&said).into());
-        }
-    }
-    Ok(())
-}
-
-/// A helper at work. It is not waited for until its exec, as `Command` does: the second one would begin when the first is done,
-/// on a machine of two processors.
-struct Helping<'a> {
-    program: &'a Path,
-    child: Child,
-    stderr: std::fs::File,
-}
-
-impl<'a> Helping<'a> {
-    fn start(program: &'a Path, pid: Pid, extents: &[Extent]) -> Result<Self> {
-        let doing = || format!("starting {}", program.display());
-        let path = CString::new(program.as_os_str().as_bytes()).with_context(doing)?;
-        let words = words(pid.as_raw_nonzero().get().unsigned_abs(), extents);
-        let argv: Vec<CString> = std::iter::once(Ok(path.clone()))
-            .chain(words.map(CString::new))
-            .collect::<Result<_, _>>()
-            .with_context(doing)?;
-        let stderr = memfd_create("stderr", MemfdFlags::CLOEXEC).with_context(doing)?;
-        let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
-        let child = sys::process::spawn_tied(&Tied {
-            program: &path,
-            argv: &argv,
-            env: &[],
-            stdin: null.as_fd(),
-            stdout: null.as_fd(),
-            stderr: stderr.as_fd(),
-            keep: &[],
-            join: &[],
-            own_mounts: false,
-        })
-        .with_context(doing)?;
-        Ok(Self {
-            program,
-            child,
-            stderr: stderr.into(),
-        })
-    }
-
-    /// Waits for it; what it has to complain of.
-    fn finish(mut self) -> Result<Option<String>> {
-        let doing = || format!("waiting for {}", self.program.display());
-        let exit = self.child.wait().with_context(doing)?;
-        if exit == Exit::Code(0) {
-            return Ok(None);
-        }
-        let mut said = Vec::new();
-        self.stderr.rewind().with_context(doing)?;
-        self.stderr.read_to_end(&mut said).with_context(doing)?;
-        Ok(Some(complaint(self.program, &format!("{exit:?}"), &said)))
-    }
-}
-
-/// The words of a helper that maps ids of the process `pid`. Source: newuidmap(1).
-fn words(pid: u32, extents: &[Extent]) -> impl Iterator<Item = String> + use<> {
-    let numbers: Vec<u32> = extents
-        .iter()
-        .flat_map(|extent| [extent.inner, extent.host, extent.count])
-        .collect();
-    std::iter::once(pid)
-        .chain(numbers)
-        .map(|number| number.to_string())
-}
-
-/// What a helper that failed said, without its name.
-fn complaint(program: &Path, exit: &str, stderr: &[u8]) -> String {
-    let name = program
-        .file_name()
-        .unwrap_or(OsStr::new("?"))
-        .to_string_lossy();
-    let said = String::from_utf8_lossy(stderr);
-    let said = said.lines().next().unwrap_or_default().trim();
-    let said = said.strip_prefix(&format!("{name}: ")).unwrap_or(said);
-    match said {
-        "" => format!("{name} fails ({exit})"),
-        _ => format!("{name} fails: {said}"),
-    }
-}
-
-fn refused(said: &str) -> Fail {
-    Fail::unsupported(said)
-        .hint("check your lines in /etc/subuid and /etc/subgid: none may overlap another or your own id, and an outer container has to have them all")
-        .hint("ask your administrator to look whether newuidmap and newgidmap are setuid root: rl doctor")
-        .code("RL-S03")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_are_found_by_name_and_number_and_nonsense_is_passed_over() {
-        let names = ["alice".to_owned()];
-        let text = "bob:1:2\nalice:100000:65536\n1000:300000:10\nalice:x:1\nalice:5\nalice:100000:65536\nalice:900:200\nalice:4294967000:1000\n\n";
-        let found = parse_ranges(text, &names, (1000, 1000));
-        assert_eq!(
-            found.ranges,
-            [
-                Range {
-                    first: 100_000,
-                    count: 65536
-                },
-                Range {
-                    first: 300_000,
-                    count: 10
-                }
-            ]
-        );
-    }
-
-    #[test]
-    fn lines_that_cannot_be_used_are_named() {
-        let names = ["alice".to_owned()];
-        let lines = parse_ranges(
-            "# bob\nalice:100000:65536\nalice:165535:9\nalice:900:200\nalice:4294967000:1000\nalice:5\nbob:165000:1000\neve:165536:9",
-            &names,
-            (7, 1000),
-        );
-        assert_eq!(lines.ranges.len(), 1);
-        assert_eq!(
-            lines.wrong,
-            [
-                "`alice:165535:9` overlaps your range 100000:65536",
-                "`alice:900:200` contains your own id 1000",
-                "`alice:4294967000:1000` goes beyond the last id",
-                "`alice:5` is not NAME:FIRST:COUNT",
-            ]
-        );
-        assert_eq!(lines.shared, ["`bob:165000:1000`"]);
-    }
 
     #[test]
     fn the_users_own_id_stands_where_it_was_asked_for() {

@@ -7,11 +7,15 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{Extent, Helpers, Plan, Range};
+use rustix::process::Pid;
+
+use super::Plan;
+use super::newuidmap::{self, Helpers, Helping};
+use super::ranges::Range;
 use crate::error::Fail;
 use crate::paths;
 
@@ -23,7 +27,7 @@ pub const PROBE: &str = "__probe";
 pub struct Trial {
     child: Child,
     stdin: ChildStdin,
-    helpers: [(PathBuf, Child); 2],
+    helpers: [Helping; 2],
 }
 
 /// What came of it.
@@ -58,21 +62,8 @@ pub fn start(helpers: &Helpers, plan: &Plan) -> std::io::Result<Trial> {
         child.wait()?;
         return Err(gone());
     }
-    let run = |program: &Path, extents: &[Extent]| {
-        Command::new(program)
-            .args(super::words(child.id(), extents))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-    };
-    let newuidmap = run(&helpers.newuidmap, &plan.uids);
-    let newgidmap = run(&helpers.newgidmap, &plan.gids);
-    let helpers = [
-        (helpers.newuidmap.clone(), newuidmap?),
-        (helpers.newgidmap.clone(), newgidmap?),
-    ];
+    let helpers =
+        Helping::both(helpers, Pid::from_child(&child), plan).map_err(std::io::Error::other)?;
     Ok(Trial {
         child,
         stdin,
@@ -87,12 +78,8 @@ impl Trial {
     /// The system's, for the processes.
     pub fn finish(self) -> std::io::Result<Verdict> {
         let mut said = Vec::new();
-        for (program, helper) in self.helpers {
-            let output = helper.wait_with_output()?;
-            if !output.status.success() {
-                let exit = output.status.to_string();
-                said.push(super::complaint(&program, &exit, &output.stderr));
-            }
+        for helper in self.helpers {
+            said.extend(helper.finish().map_err(std::io::Error::other)?);
         }
         drop(self.stdin); // the child waits for it
         let output = self.child.wait_with_output()?;
@@ -116,7 +103,7 @@ pub fn refusal(helpers: &Helpers, uids: &[Range], gids: &[Range], plan: &Plan) -
         }
         // What keeps it from being tried will keep the container from starting, and be told then.
         match start(helpers, plan).and_then(Trial::finish).ok()? {
-            Verdict::Refused(said) => Some(super::refused(&said)),
+            Verdict::Refused(said) => Some(newuidmap::refused(&said)),
             Verdict::Mapped(_) => {
                 if let (Some(note), Some(all)) = (note, all) {
                     let _ = std::fs::write(note, all); // without it, it is tried again

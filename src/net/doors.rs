@@ -20,7 +20,8 @@ use super::forward::{self, Forward, Reach};
 use super::publish::Reserved;
 use crate::spec::{Bound, Protocol};
 use crate::sys;
-use crate::sys::process::{Child, Tied};
+use crate::sys::process::Child;
+use crate::sys::tied::Tied;
 
 /// The word that makes it this process. Not for people.
 pub const DOORS: &str = "__ports";
@@ -50,7 +51,7 @@ pub fn start(pid: Pid, to: IpAddr, ports: &[Reserved]) -> Result<Child> {
         .context(doing)?;
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let keep: Vec<BorrowedFd<'_>> = ports.iter().map(|port| port.as_fd()).collect();
-    Ok(sys::process::spawn_tied(&Tied {
+    Ok(sys::tied::spawn(&Tied {
         program: c"/proc/self/exe",
         argv: &argv,
         env: &[],

@@ -29,7 +29,8 @@ use crate::error::Fail;
 use crate::idmap::find_program;
 use crate::spec::{Bound, HostPort, Network, Port, Protocol, Publish};
 use crate::sys;
-use crate::sys::process::{Child, Tied};
+use crate::sys::process::Child;
+use crate::sys::tied::Tied;
 use ahead::Link;
 use named::Endpoint;
 use probe::Standing;
@@ -595,7 +596,7 @@ fn spawn(
     );
     let null = sys::fs::open_trusted(Path::new("/dev/null"), rustix::fs::OFlags::RDWR)?;
     let env = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    let child = sys::process::spawn_tied(&Tied {
+    let child = sys::tied::spawn(&Tied {
         program: &path,
         argv: &argv,
         env: &env,

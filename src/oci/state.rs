@@ -344,7 +344,7 @@ impl Container {
     fn owner(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let uid = std::fs::metadata(&self.dir).map_or(0, |meta| meta.uid());
-        let names = crate::idmap::user_names(uid);
+        let names = crate::idmap::ranges::user_names(uid);
         names.into_iter().next().unwrap_or_else(|| uid.to_string())
     }
 

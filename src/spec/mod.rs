@@ -28,7 +28,7 @@ pub use egress::{Allowed, Destination, Egress};
 pub use inherit::ImageDefaults;
 pub use life::{Health, Log, Restart};
 pub use mounts::{Mount, MountSource, WritableLayer};
-pub use namespaces::{Namespace, Namespaces, Shm, TimeOffsets, UserNs};
+pub use namespaces::{Namespace, Namespaces, Shm, TimeOffsets, UserNs, is_of_ipc};
 pub use network::{Joined, Names, Network};
 pub use ports::{Bound, HostPort, Port, Protocol, Publish};
 

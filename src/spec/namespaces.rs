@@ -77,3 +77,21 @@ pub enum UserNs {
     /// As `Auto`: without root there is no container in the host's user namespace.
     Host,
 }
+
+/// Settings of the kernel that an IPC namespace has for itself, as those below `fs.mqueue` are. Source: ipc_namespaces(7).
+const IPC_SYSCTLS: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// Whether a setting, with dots between its parts, belongs to the IPC namespace.
+#[must_use]
+pub fn is_of_ipc(sysctl: &str) -> bool {
+    IPC_SYSCTLS.contains(&sysctl) || sysctl.starts_with("fs.mqueue.")
+}

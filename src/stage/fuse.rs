@@ -18,7 +18,8 @@ use super::RootPlan;
 use crate::error::Fail;
 use crate::idmap::find_program;
 use crate::sys;
-use crate::sys::process::{Child, Tied};
+use crate::sys::process::Child;
+use crate::sys::tied::Tied;
 
 /// The user and mount namespace of a container's first process.
 struct Namespaces {
@@ -226,7 +227,7 @@ fn serve(
     let keep: Vec<BorrowedFd<'_>> = file.map(|file| file.as_fd()).into_iter().collect();
     let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
     let before = mounts_at(pid.get(), target)?;
-    let child = sys::process::spawn_tied(&Tied {
+    let child = sys::tied::spawn(&Tied {
         program: &path,
         argv: &argv,
         env: &[c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],

@@ -32,6 +32,7 @@ pub mod program;
 pub mod root;
 pub mod rootfs;
 pub mod seccomp;
+mod stand_in;
 pub mod user;
 
 use std::path::PathBuf;

@@ -12,10 +12,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::init::socket_number;
+use super::stand_in;
 use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit, emulation};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
-use crate::idmap::{self, Helpers, Plan};
+use crate::idmap::newuidmap::Helpers;
+use crate::idmap::{self, Plan};
 use crate::net::joined::Target;
 use crate::net::named::client::Lease;
 use crate::net::publish::Reserved;
@@ -65,7 +67,7 @@ pub struct Running {
     pub ports: Vec<Bound>,
     uplink: Option<Uplink>,
     /// Who serves parts of its root file system, the lowest first.
-    fuse: Vec<Child>,
+    pub(super) fuse: Vec<Child>,
     /// Who emulates its root in full.
     emulation: Option<Child>,
 }
@@ -276,7 +278,7 @@ fn bring_up(
             ToHost::Failed(fail) => return Err(fail.into()),
             ToHost::Notice(line) => say(&line),
             ToHost::OverlayRefused { why, which } => {
-                let path = mount_otherwise(launch, which, running, &why, say, copy_root)?;
+                let path = stand_in::mount_otherwise(launch, which, running, &why, say, copy_root)?;
                 send(here, &ToStage::RootMounted { path })?;
             }
             ToHost::EmulationWanted => {
@@ -291,7 +293,7 @@ fn bring_up(
                 running.emulation = Some(process);
             }
             ToHost::SquashWanted { which } => {
-                let plan = plan(launch, which)?;
+                let plan = stand_in::plan(launch, which)?;
                 match super::fuse::squash_of(plan, running.child.pid) {
                     Ok(child) => {
                         running.fuse.push(child);
@@ -302,7 +304,7 @@ fn bring_up(
                         say(&format!(
                             "{error:#}: unpacking it for this container, which takes time and space (rl explain RL-F04)"
                         ));
-                        let path = copied(running, plan, copy_root)?;
+                        let path = stand_in::copied(running, plan, copy_root)?;
                         send(here, &ToStage::RootMounted { path })?;
                     }
                 }
@@ -781,71 +783,4 @@ pub fn parse(message: &[u8]) -> Result<ToHost> {
         ));
     }
     serde_json::from_slice(message).context("reading a message")
-}
-
-fn plan<'a>(launch: &'a Launch<'_>, which: Option<usize>) -> Result<&'a RootPlan> {
-    let plan = launch.order.plan(which);
-    plan.ok_or_else(|| Fail::system("pid 1 asked for what was not ordered").into())
-}
-
-/// What is left when the kernel mounts no overlay: fuse-overlayfs, then a copy.
-fn mount_otherwise(
-    launch: &Launch<'_>,
-    which: Option<usize>,
-    running: &mut Running,
-    why: &str,
-    say: &mut dyn FnMut(&str),
-    copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
-) -> Result<PathBuf> {
-    let (plan, driver) = (plan(launch, which)?, launch.order.driver);
-    let mut causes = vec![why.to_owned()];
-    if driver != Driver::Copy {
-        match super::fuse::overlay_of(plan, running.child.pid) {
-            Ok((merged, child)) => {
-                // Once is enough.
-                let is_news = running.fuse.is_empty();
-                running.fuse.push(child);
-                if driver == Driver::Auto && is_news {
-                    say(&format!(
-                        "the kernel mounts no overlay here ({why}): using fuse-overlayfs (rl explain RL-F03)"
-                    ));
-                }
-                return Ok(merged);
-            }
-            Err(error) if driver == Driver::FuseOverlayfs => return Err(error),
-            Err(error) => causes.push(format!("{error:#}")),
-        }
-    }
-    let below = which.and_then(|position| launch.order.layered[position].below.as_ref());
-    if let Some(below) = below {
-        return Err(Fail::unsupported(format!(
-            "no layer can be laid over `{}` ({})",
-            below.display(),
-            causes.join("; ")
-        ))
-        .hint("`O` needs an overlay; mount the directory with `ro`, or a copy of it")
-        .code("RL-F03")
-        .into());
-    }
-    if driver == Driver::Auto {
-        say(&format!(
-            "no overlay can be mounted ({}): copying the image, which takes time and space (rl explain RL-F03)",
-            causes.join("; ")
-        ));
-    }
-    copied(running, plan, copy_root)
-}
-
-/// The copy of this root. It may take minutes, in which Ctrl-C must work.
-fn copied(
-    running: &mut Running,
-    plan: &RootPlan,
-    copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
-) -> Result<PathBuf> {
-    let held = running.signals.take().is_some();
-    let path = copy_root(plan)?;
-    if held {
-        running.signals = Some(sys::signal::Queue::all()?);
-    }
-    Ok(path)
 }

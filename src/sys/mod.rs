@@ -19,6 +19,7 @@ pub mod process;
 pub mod schedule;
 pub mod signal;
 pub mod socket;
+pub mod tied;
 pub mod tree;
 pub mod tty;
 mod walk;

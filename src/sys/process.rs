@@ -72,7 +72,7 @@ fn child(answer: i64, pidfd: RawFd) -> std::result::Result<Option<Child>, Errno>
 }
 
 /// setns(2), of whatever kind the namespace is.
-fn join(namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+pub(super) fn join(namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     // SAFETY: setns takes plain numbers.
     check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), 0) }).map(|_| ())
 }
@@ -81,7 +81,7 @@ fn join(namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// clone3(2) in the manner of fork, with a pidfd. Returns `None` in the child.
-fn clone_like_fork(
+pub(super) fn clone_like_fork(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> std::result::Result<Option<Child>, Errno> {
@@ -540,99 +540,6 @@ fn start_detached(
     Ok(())
 }
 
-/// A program that works for a container and must not outlive this process.
-pub struct Tied<'a> {
-    /// Absolute path.
-    pub program: &'a CStr,
-    /// The words; the first is the program's name.
-    pub argv: &'a [CString],
-    /// `NAME=value`.
-    pub env: &'a [CString],
-    /// Becomes standard input; `/dev/null`.
-    pub stdin: BorrowedFd<'a>,
-    /// Becomes standard output.
-    pub stdout: BorrowedFd<'a>,
-    /// Becomes standard error.
-    pub stderr: BorrowedFd<'a>,
-    /// Stay open under the same number.
-    pub keep: &'a [BorrowedFd<'a>],
-    /// Namespaces to join first, the user namespace before the others.
-    pub join: &'a [BorrowedFd<'a>],
-    /// A copy of the mount namespace of its own: pivot_root(2) in the joined one does not move its root.
-    pub own_mounts: bool,
-}
-
-/// Starts a program that is killed when this process dies.
-///
-/// # Errors
-/// clone3(2)'s. What fails in the child is written to its standard error, and it exits with 127.
-pub fn spawn_tied(tied: &Tied<'_>) -> Result<Child> {
-    let argv: Vec<*const libc::c_char> = tied
-        .argv
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
-    let env: Vec<*const libc::c_char> = tied
-        .env
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
-    let parent = rustix::process::getpid().as_raw_nonzero().get();
-    match clone_like_fork(0, None) {
-        Ok(Some(child)) => return Ok(child),
-        Ok(None) => {}
-        Err(errno) => return Err(Error::new("clone3(CLONE_PIDFD)", errno)),
-    }
-    let _ = start_tied(tied, &argv, &env, parent); // its own words are on standard error; the exit code says the rest
-    exit_now(127)
-}
-
-fn start_tied(
-    tied: &Tied<'_>,
-    argv: &[*const libc::c_char],
-    env: &[*const libc::c_char],
-    parent: i32,
-) -> std::result::Result<(), Errno> {
-    for namespace in tied.join {
-        join(*namespace)?;
-    }
-    if !tied.join.is_empty() {
-        // The user need not be root there: `--userns keep-id`.
-        keep_capabilities_over_exec()?;
-    }
-    if tied.own_mounts {
-        // SAFETY: unshare with plain numbers.
-        check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
-    }
-    // SAFETY: prctl with plain numbers.
-    check(i64::from(unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)
-    }))?;
-    // SAFETY: getppid has no conditions.
-    if unsafe { libc::getppid() } != parent {
-        return Err(Errno::SRCH);
-    }
-    for (from, to) in [(tied.stdin, 0), (tied.stdout, 1), (tied.stderr, 2)] {
-        // SAFETY: dup2 takes plain numbers.
-        check(i64::from(unsafe { libc::dup2(from.as_raw_fd(), to) }))?;
-    }
-    cloexec_from(3)?;
-    for fd in tied.keep {
-        // SAFETY: fcntl with plain numbers.
-        check(i64::from(unsafe {
-            libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0)
-        }))?;
-    }
-    reset_signals();
-    // SAFETY: program, `argv` and `env` are C strings and lists that end with null; all live.
-    check(i64::from(unsafe {
-        libc::execve(tied.program.as_ptr(), argv.as_ptr(), env.as_ptr())
-    }))?;
-    Ok(())
-}
-
 /// A copy of the program in memory that can no longer be changed. Source: memfd_create(2), fcntl(2) F_ADD_SEALS.
 fn sealed_copy() -> std::result::Result<RawFd, Errno> {
     // SAFETY: the path is a C string.
@@ -668,7 +575,7 @@ fn sealed_copy() -> std::result::Result<RawFd, Errno> {
 
 /// Lets all capabilities of a user namespace survive an exec by who is not its uid 0, or not yet, as before any id is
 /// mapped there. Source: capabilities(7), "Ambient".
-fn keep_capabilities_over_exec() -> std::result::Result<(), Errno> {
+pub(super) fn keep_capabilities_over_exec() -> std::result::Result<(), Errno> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -760,7 +667,7 @@ pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     cloexec_from(first).map_err(|errno| Error::new(format!("close_range({first}, CLOEXEC)"), errno))
 }
 
-fn cloexec_from(first: RawFd) -> std::result::Result<(), Errno> {
+pub(super) fn cloexec_from(first: RawFd) -> std::result::Result<(), Errno> {
     // SAFETY: close_range with plain numbers; with CLOEXEC nothing is closed now.
     let done = unsafe {
         libc::syscall(

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::values::{boolean, glob};
 use super::{Environment, RunArgs};
 use crate::error::Fail;
-use crate::spec::{Confinement, Namespace, Namespaces, Network, RootEmulation, Seccomp};
+use crate::spec::{Confinement, Namespace, Namespaces, Network, RootEmulation, Seccomp, is_of_ipc};
 use crate::stage::confine;
 
 pub fn confinement(
@@ -184,16 +184,6 @@ fn sysctls(
     namespaces: &Namespaces,
     network: &Network,
 ) -> Result<BTreeMap<String, String>, Fail> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
     let mut sysctls = BTreeMap::new();
     for text in &args.sysctl {
         let wrong = |why: &str| Fail::usage(format!("--sysctl `{text}`: {why}"));
@@ -211,7 +201,7 @@ fn sysctls(
             if *network == Network::Host {
                 return Err(wrong("with --network host it would be the host's"));
             }
-        } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+        } else if is_of_ipc(&dotted) {
             if namespaces.ipc == Namespace::Host {
                 return Err(wrong("with --ipc host it would be the host's"));
             }

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{Rights, parse, wrong};
 use crate::error::Fail;
+use crate::spec::is_of_ipc;
 use crate::spec::oci::{IdMapping, Kind, Namespace, NetDevice, Node, Propagation, TimeOffset};
 use crate::spec::resources::Resources;
 
@@ -331,16 +332,6 @@ fn check_device_rules(resources: &Resources) -> Result<(), Fail> {
 
 /// Only what belongs to a namespace of the container's may be set. Source: namespaces(7), ipc_namespaces(7).
 fn check_sysctl(name: &str, has: &dyn Fn(Kind) -> bool) -> Result<(), Fail> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
     let field = format!("linux.sysctl[{name}]");
     let dotted = match name.find(['.', '/']).and_then(|at| name.get(at..=at)) {
         Some("/") => name
@@ -352,7 +343,7 @@ fn check_sysctl(name: &str, has: &dyn Fn(Kind) -> bool) -> Result<(), Fail> {
     if name.split('/').any(|part| part == "..") || name.contains('\0') {
         return Err(wrong(field, "is no name of a setting"));
     }
-    let needs = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+    let needs = if is_of_ipc(&dotted) {
         Kind::Ipc
     } else if dotted.starts_with("net.") {
         Kind::Network

@@ -12,7 +12,8 @@ use super::super::parent::{INIT, belongs_to, clone, last_words, parse, send, wor
 use super::super::{Order, ToHost, ToStage};
 use crate::cgroup::Group;
 use crate::error::Fail;
-use crate::idmap::{self, Extent, Helpers, How, Plan};
+use crate::idmap::newuidmap::{self, Helpers};
+use crate::idmap::{self, Extent, How, Plan};
 use crate::spec::oci::{IdMapping, Kind, Mount, Oci};
 use crate::sys;
 use crate::sys::mount::Recursive;
@@ -314,7 +315,7 @@ fn map(pid: rustix::process::Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Res
     } else if alone {
         (How::Single, None)
     } else {
-        (How::Helpers, Some(idmap::find_helpers()?))
+        (How::Helpers, Some(newuidmap::find_helpers()?))
     };
     let plan = Plan {
         uids: extents(uids),
