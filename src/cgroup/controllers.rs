@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::limits::Setting;
@@ -20,9 +21,23 @@ pub(super) const ROUNDS: usize = 100;
 /// Which one is not handed down, and where it stops.
 pub fn equip(group: &Group, settings: &[Setting]) -> Result<()> {
     match group.path().parent() {
-        Some(parent) => hand_down(&Group::open(parent)?, settings),
-        None => Ok(()),
+        Some(parent) if !settings.is_empty() => {
+            let parent = Group::open(parent)?;
+            hold(&parent)?;
+            hand_down_all(&parent, settings)
+        }
+        _ => Ok(()),
     }
+}
+
+/// Keeps whoever ends from taking back what is handed down, until `group` is dropped: a group below it is there then,
+/// and nothing is taken back from beside one.
+///
+/// # Errors
+/// That the file system has no locks.
+pub(super) fn hold(group: &Group) -> Result<()> {
+    rustix::fs::flock(group, FlockOperation::LockExclusive)
+        .with_context(|| format!("locking `{}`", group.path().display()))
 }
 
 /// What a group hands down, and could.

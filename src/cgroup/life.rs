@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::controllers::{ROUNDS, controllers, fetch, hand_down, hand_down_all, not_handed_down};
+use super::controllers::{
+    ROUNDS, controllers, fetch, hand_down, hand_down_all, hold, not_handed_down,
+};
 use super::limits::{self, Setting};
 use super::place::{Place, is_slice};
 use super::scope::{attach, own_scope, refuse_other_ids, start_scope, weights};
@@ -138,8 +139,7 @@ pub fn leave(group: Group) -> Result<()> {
 /// Our processes go back to where they were, when no container is left beside them.
 fn restore(parent: &Group, leaf: &Group) -> Result<()> {
     // Who has it makes a group just now, or looks for others as we do: the last one sees none.
-    rustix::fs::flock(parent, FlockOperation::LockExclusive)
-        .with_context(|| format!("locking `{}`", parent.path().display()))?;
+    hold(parent)?;
     let is_others = |group: &Group| group.path() != leaf.path();
     if parent.children().iter().any(is_others) {
         return Ok(());
@@ -167,8 +167,7 @@ fn restore(parent: &Group, leaf: &Group) -> Result<()> {
 fn below(parent: &Group, spec: &ContainerSpec, settings: &[Setting]) -> Result<Group> {
     if !settings.is_empty() {
         // Until it is made: whoever ends meanwhile may not undo what it needs.
-        rustix::fs::flock(parent, FlockOperation::LockExclusive)
-            .with_context(|| format!("locking `{}`", parent.path().display()))?;
+        hold(parent)?;
     }
     hand_down(parent, settings)?;
     let name = name(&spec.id);

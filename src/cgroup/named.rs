@@ -199,6 +199,7 @@ fn in_scope(
 }
 
 fn make(parent: &Group, name: &str, settings: &[Setting]) -> Result<Group> {
+    controllers::hold(parent)?;
     controllers::hand_down(parent, settings)?;
     let group = match parent.create(name) {
         // Of a process that had the same number.

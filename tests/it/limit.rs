@@ -1,6 +1,6 @@
 //! `rl limit`: host programs under limits, named groups, and rules for containers.
 
-use crate::support::host::{Need, controllers};
+use crate::support::host::{Need, controllers, top_group};
 use crate::support::{Home, wait_for};
 
 /// The one controller that is really there on every machine that the tests run on.
@@ -53,6 +53,37 @@ fn the_program_is_itself_under_limits() {
     home.rl("limit ls").ok();
     limited("true").ok();
     assert!(!std::path::Path::new(&last).exists(), "{last}");
+}
+
+/// Alone in a group, so that each end is the last one's and takes the controllers back.
+#[test]
+fn whoever_ends_takes_nothing_from_one_that_begins() {
+    needs!(Need::Ours, Need::Controller("hugetlb"));
+    let home = Home::with_busybox();
+    let group = top_group()
+        .unwrap()
+        .join(format!("alone-{}", std::process::id()));
+    std::fs::create_dir(&group).unwrap();
+    let script = format!(
+        r#"
+        echo $$ >{}/cgroup.procs
+        limited() {{ for i in $(seq 150); do
+            {{ $RL limit $1 {LIMIT} && $RL limit rm $1; }} >/dev/null || echo $1 $i
+        done; }}
+        limited a-$$ & limited b-$$ &
+        wait
+        "#,
+        group.display()
+    );
+    home.sh(&script).says("");
+    home.rl("limit ls").ok(); // what is left is swept by the next
+    crate::support::wait_for("the group to be empty", || {
+        let below = std::fs::read_dir(&group).unwrap().flatten();
+        for entry in below.filter(|entry| entry.path().is_dir()) {
+            let _ = std::fs::remove_dir(entry.path());
+        }
+        std::fs::remove_dir(&group).ok()
+    });
 }
 
 #[test]

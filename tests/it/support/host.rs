@@ -1,6 +1,6 @@
 //! What this machine can do, for `needs!`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::UnderTest;
 
@@ -82,22 +82,30 @@ impl Need {
     }
 }
 
-/// What the topmost control group that is ours may hand down; nothing where none is.
-pub fn controllers() -> Vec<String> {
+/// The topmost control group that is ours.
+pub fn top_group() -> Option<PathBuf> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
     let dir = Path::new("/sys/fs/cgroup").join(path.unwrap_or_default());
     let is_ours = |dir: &&Path| {
         rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
     };
-    let top = dir.ancestors().take_while(is_ours).last();
+    dir.ancestors()
+        .take_while(is_ours)
+        .last()
+        .map(Path::to_owned)
+}
+
+/// What that group may hand down; nothing where none is.
+pub fn controllers() -> Vec<String> {
+    let top = top_group();
     let text = top.and_then(|top| std::fs::read_to_string(top.join("cgroup.controllers")).ok());
     let text = text.unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The path of a program.
-pub fn find(name: &str) -> Option<std::path::PathBuf> {
+pub fn find(name: &str) -> Option<PathBuf> {
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
         .iter()
         .map(|directory| Path::new(directory).join(name))
