@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::time::Timespec;
 
 use super::limits::Setting;
 use super::place::{DELEGATE, Ours};
@@ -14,6 +17,11 @@ use crate::error::Fail;
 
 /// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
 pub(super) const ROUNDS: usize = 100;
+/// How long one round waits for a process that ends.
+const ENDING: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
+};
 
 /// Lets a group that exists have the controllers that these settings need.
 ///
@@ -124,6 +132,17 @@ fn plus<'a>(names: impl Iterator<Item = &'a str>) -> String {
         .join(" ")
 }
 
+/// One that ends is moved no more, and stands where it is until the scheduler has let it end: waits for that, not long.
+/// Source: `cgroup_migrate_add_task()` in the kernel's `kernel/cgroup/cgroup.c`.
+pub(super) fn await_end(pid: i32) {
+    let opened = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Some(pidfd) = opened {
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        // Whoever asks looks again.
+        let _ = rustix::event::poll(&mut fds, Some(&ENDING));
+    }
+}
+
 /// Puts all processes of a group into a leaf of it: its limits hold for them as before.
 fn empty(group: &Group) -> Result<()> {
     let leaf = match group.create(SELF) {
@@ -141,6 +160,9 @@ fn empty(group: &Group) -> Result<()> {
                 )));
             }
         }
+    }
+    if let Some(pid) = group.processes()?.first() {
+        await_end(*pid);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
 use super::controllers::{
-    ROUNDS, controllers, fetch, hand_down, hand_down_all, hold, not_handed_down,
+    ROUNDS, await_end, controllers, fetch, hand_down, hand_down_all, hold, not_handed_down,
 };
 use super::limits::{self, Setting};
 use super::place::{Place, is_slice};
@@ -273,6 +273,7 @@ pub fn adopt(
 /// Why one cannot be moved.
 pub fn gather(group: &Group, processes: &mut dyn FnMut() -> Vec<i32>) -> Result<()> {
     let mut refused = None;
+    let mut moved = Vec::new();
     for _ in 0..ROUNDS {
         let outside = processes().into_iter().filter(|pid| {
             of_process(&pid.to_string()).is_some_and(|path| !path.starts_with(group.path()))
@@ -282,8 +283,11 @@ pub fn gather(group: &Group, processes: &mut dyn FnMut() -> Vec<i32>) -> Result<
         // What they fork from now on is born where they stand.
         for pid in outside {
             left = true;
+            if moved.contains(&pid) {
+                await_end(pid);
+            }
             match group.enter(pid) {
-                Ok(()) => {}
+                Ok(()) => moved.push(pid),
                 Err(error) if error.errno == Errno::SRCH => {}
                 Err(error) if matches!(error.errno, Errno::ACCESS | Errno::PERM) => far.push(pid),
                 Err(error) => return Err(error.into()),
