@@ -21,8 +21,9 @@ fn random() -> [u8; 4] {
 }
 
 fn pick(list: &'static str, number: u16) -> &'static str {
-    let words: Vec<&str> = list.split_whitespace().collect();
-    words[usize::from(number) % words.len()]
+    let words = || list.split_ascii_whitespace();
+    let at = usize::from(number) % words().count();
+    words().nth(at).unwrap_or_default()
 }
 
 const ADJECTIVES: &str = "
