@@ -201,18 +201,7 @@ pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
         .unwrap_or_default();
     let me = rustix::fs::stat("/proc/self/exe")
         .map_err(|errno| Error::new("stat(\"/proc/self/exe\")", errno))?;
-    let argv: Vec<*const libc::c_char> = sealed
-        .argv
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
-    let env: Vec<*const libc::c_char> = sealed
-        .env
-        .iter()
-        .map(|variable| variable.as_ptr())
-        .chain([ptr::null()])
-        .collect();
+    let (argv, env) = (pointers(sealed.argv), pointers(sealed.env));
     let plan = ChildPlan {
         sealed,
         env: &env,
@@ -486,13 +475,6 @@ pub struct Detached<'a> {
 /// # Errors
 /// clone3(2)'s. What fails in the child ends it with 127.
 pub fn spawn_detached(detached: &Detached<'_>) -> Result<Child> {
-    let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
-        words
-            .iter()
-            .map(|word| word.as_ptr())
-            .chain([ptr::null()])
-            .collect()
-    };
     let (argv, env) = (pointers(detached.argv), pointers(detached.env));
     match clone_like_fork(0, None) {
         Ok(Some(child)) => return Ok(child),
@@ -634,6 +616,12 @@ fn as_fd(number: i64) -> std::result::Result<RawFd, Errno> {
     RawFd::try_from(number).map_err(|_| Errno::BADF)
 }
 
+/// A list as execve(2) wants it, which ends with null; it is good as long as `words` are.
+pub(super) fn pointers(words: &[CString]) -> Vec<*const libc::c_char> {
+    let each = words.iter().map(|word| word.as_ptr());
+    each.chain([ptr::null()]).collect()
+}
+
 /// The kernel's answer as a result: -1 means `errno`.
 pub(super) fn check(answer: i64) -> std::result::Result<i64, Errno> {
     if answer == -1 {
@@ -726,16 +714,7 @@ pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
 
 /// execve(2) of a file that is open: no path is resolved again. Returns only when it fails.
 pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> Error {
-    let argv: Vec<*const libc::c_char> = argv
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
-    let env: Vec<*const libc::c_char> = env
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
+    let (argv, env) = (pointers(argv), pointers(env));
     // SAFETY: both lists end with null and point to strings that live across the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);

@@ -2,13 +2,12 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::ptr;
 
 use rustix::io::Errno;
 
 use super::process::{
     Child, check, cloexec_from, clone_like_fork, exit_now, join, keep_capabilities_over_exec,
-    reset_signals,
+    pointers, reset_signals,
 };
 use super::{Error, Result};
 
@@ -39,18 +38,7 @@ pub struct Tied<'a> {
 /// # Errors
 /// clone3(2)'s. What fails in the child is written to its standard error, and it exits with 127.
 pub fn spawn(tied: &Tied<'_>) -> Result<Child> {
-    let argv: Vec<*const libc::c_char> = tied
-        .argv
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
-    let env: Vec<*const libc::c_char> = tied
-        .env
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
+    let (argv, env) = (pointers(tied.argv), pointers(tied.env));
     let parent = rustix::process::getpid().as_raw_nonzero().get();
     match clone_like_fork(0, None) {
         Ok(Some(child)) => return Ok(child),
