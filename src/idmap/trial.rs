@@ -7,7 +7,6 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
-
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -62,13 +61,18 @@ pub fn start(helpers: &Helpers, plan: &Plan) -> std::io::Result<Trial> {
         child.wait()?;
         return Err(gone());
     }
-    let helpers =
-        Helping::both(helpers, Pid::from_child(&child), plan).map_err(std::io::Error::other)?;
-    Ok(Trial {
-        child,
-        stdin,
-        helpers,
-    })
+    match Helping::both(helpers, Pid::from_child(&child), plan) {
+        Ok(helpers) => Ok(Trial {
+            child,
+            stdin,
+            helpers,
+        }),
+        Err(error) => {
+            drop(stdin); // the child waits for it
+            child.wait()?;
+            Err(std::io::Error::other(error))
+        }
+    }
 }
 
 impl Trial {
