@@ -44,7 +44,8 @@ unsafe impl GlobalAlloc for Memory {
 
 // memcpy(3) and memmove(3): musl's start the processor's own loop for whatever comes, and copy what is left over a byte at
 // a time; most copies of a start are strings of some ten bytes. Pieces from the front and up to the end overlap in the
-// middle: no branch for each length. All of a short one is read before any of it is written, so that it may overlap.
+// middle: no branch for each length. All of a short one is read before any of it is written, so that it may overlap; up to
+// 2048 bytes go 64 at a time, as the processor's loop is the quicker one from there on only.
 #[cfg(all(target_arch = "x86_64", target_env = "musl"))]
 core::arch::global_asm!(
     ".globl memcpy, memmove",
