@@ -1,5 +1,5 @@
-//! What the hot paths cost in figures that no machine changes: system calls, processes, instructions. The figures they may
-//! cost are in `tests/counts.txt`. Milliseconds are for `scripts/bench`.
+//! What the hot paths cost in figures that no machine changes: system calls, processes, instructions, allocations. The
+//! figures they may cost are in `tests/counts.txt`. Milliseconds are for `scripts/bench`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -97,9 +97,11 @@ fn the_command_line_takes_no_more_instructions_than_it_may() {
     }
     let home = Home::new();
     let count = |words: &str| {
+        let profile = home.path().join("profile");
         let output = home
             .program("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg("--tool=callgrind")
+            .arg(format!("--callgrind-out-file={}", profile.display()))
             .arg(rl_binary())
             .args(words.split(' '))
             .command()
@@ -108,14 +110,32 @@ fn the_command_line_takes_no_more_instructions_than_it_may() {
         let text = String::from_utf8(output.stderr).unwrap();
         let line = text.lines().find(|line| line.contains("Collected : "));
         let line = line.unwrap_or_else(|| panic!("{text}"));
-        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        let instructions = line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        let profile = std::fs::read_to_string(&profile).unwrap();
+        (instructions, allocations(&profile))
     };
+    let (version, list) = (count("--version"), count("ps -a"));
+    let run = count("run --rm --rootfs /nowhere --network none true");
     within(&[
-        ("version.instructions", count("--version")),
-        ("list.instructions", count("ps -a")),
-        (
-            "run.instructions",
-            count("run --rm --rootfs /nowhere --network none true"),
-        ),
+        ("version.instructions", version.0),
+        ("list.instructions", list.0),
+        ("run.instructions", run.0),
+        ("list.allocations", list.1),
+        ("run.allocations", run.1),
     ]);
+}
+
+/// How often memory was asked for. Source: the format of callgrind's profile: `cfn=(NUMBER) NAME`, the name at its first
+/// use only, then `calls=COUNT …`.
+fn allocations(profile: &str) -> u64 {
+    let name = ") __rustc::__rust_alloc";
+    let defined = profile.lines().find(|line| line.ends_with(name)).unwrap();
+    let number = defined.split_once('=').unwrap().1.strip_suffix(&name[1..]);
+    let called = format!("cfn={}", number.unwrap().trim_end());
+    let calls = profile.lines().zip(profile.lines().skip(1));
+    calls
+        .filter(|(line, _)| line.split(' ').next() == Some(&called))
+        .map(|(_, calls)| calls.strip_prefix("calls=").unwrap())
+        .map(|calls| calls.split(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
 }
