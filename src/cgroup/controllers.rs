@@ -31,21 +31,30 @@ pub fn equip(group: &Group, settings: &[Setting]) -> Result<()> {
     match group.path().parent() {
         Some(parent) if !settings.is_empty() => {
             let parent = Group::open(parent)?;
-            hold(&parent)?;
+            let _held = hold(&parent)?;
             hand_down_all(&parent, settings)
         }
         _ => Ok(()),
     }
 }
 
-/// Keeps whoever ends from taking back what is handed down, until `group` is dropped: a group below it is there then,
-/// and nothing is taken back from beside one.
+/// The lock of a group that hands controllers down, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    _lock: Group,
+}
+
+/// Keeps whoever ends from taking back what is handed down, until a group below is there: nothing is taken back from
+/// beside one.
 ///
 /// # Errors
-/// That the file system has no locks.
-pub(super) fn hold(group: &Group) -> Result<()> {
-    rustix::fs::flock(group, FlockOperation::LockExclusive)
-        .with_context(|| format!("locking `{}`", group.path().display()))
+/// That the group is gone, or the file system has no locks.
+pub(super) fn hold(group: &Group) -> Result<Held> {
+    // Opened anew: the lock ends with this, not with the caller's own.
+    let own = Group::open(group.path())?;
+    rustix::fs::flock(&own, FlockOperation::LockExclusive)
+        .with_context(|| format!("locking `{}`", group.path().display()))?;
+    Ok(Held { _lock: own })
 }
 
 /// What a group hands down, and could.
@@ -149,19 +158,24 @@ fn empty(group: &Group) -> Result<()> {
         Err(error) if error.errno == Errno::EXIST => Group::open(&group.path().join(SELF)),
         made => made,
     }?;
-    for pid in group.processes()? {
-        match leaf.enter(pid) {
+    move_all(group, &leaf)
+}
+
+/// Moves the processes of one group into another; some may have come meanwhile.
+pub(super) fn move_all(from: &Group, to: &Group) -> Result<()> {
+    for pid in from.processes()? {
+        match to.enter(pid) {
             Ok(()) => {}
             Err(error) if error.errno == Errno::SRCH => {}
             Err(error) => {
                 return Err(anyhow::Error::from(error).context(format!(
                     "moving process {pid} out of the way, into `{}`",
-                    leaf.path().display()
+                    to.path().display()
                 )));
             }
         }
     }
-    if let Some(pid) = group.processes()?.first() {
+    if let Some(pid) = from.processes()?.first() {
         await_end(*pid);
     }
     Ok(())

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
 use super::controllers::{
-    ROUNDS, await_end, controllers, fetch, hand_down, hand_down_all, hold, not_handed_down,
+    ROUNDS, await_end, controllers, fetch, hand_down, hand_down_all, hold, move_all,
+    not_handed_down,
 };
 use super::limits::{self, Setting};
 use super::place::{Place, is_slice};
@@ -122,24 +123,31 @@ fn asks(cgroup: &Cgroup) -> Option<&'static str> {
 pub fn leave(group: Group) -> Result<()> {
     let parent = group.path().parent().map(Path::to_owned);
     group.remove()?;
+    if let Some(parent) = parent {
+        put_back(&parent);
+    }
+    Ok(())
+}
+
+/// Undoes what was arranged in `parent` for limits, when nobody below it needs that.
+pub(super) fn put_back(parent: &Path) {
     let is_scope = |path: &Path| {
         path.file_name()
             .and_then(|name| id_of(name.to_str()?))
             .is_some()
     };
     // Systemd clears its own scopes away.
-    if let Some(parent) = parent.filter(|parent| !is_scope(parent))
-        && let Ok(leaf) = Group::open(&parent.join(SELF))
+    if !is_scope(parent)
+        && let (Ok(parent), Ok(leaf)) = (Group::open(parent), Group::open(&parent.join(SELF)))
     {
-        let _ = restore(&Group::open(&parent)?, &leaf); // the next container arranges it the same way
+        let _ = restore(&parent, &leaf); // the next container arranges it the same way
     }
-    Ok(())
 }
 
 /// Our processes go back to where they were, when no container is left beside them.
 fn restore(parent: &Group, leaf: &Group) -> Result<()> {
     // Who has it makes a group just now, or looks for others as we do: the last one sees none.
-    hold(parent)?;
+    let _held = hold(parent)?;
     let is_others = |group: &Group| group.path() != leaf.path();
     if parent.children().iter().any(is_others) {
         return Ok(());
@@ -148,28 +156,30 @@ fn restore(parent: &Group, leaf: &Group) -> Result<()> {
     let none: Vec<String> = enabled.iter().map(|name| format!("-{name}")).collect();
     parent.write("cgroup.subtree_control", &none.join(" "))?;
     for _ in 0..ROUNDS {
-        let processes = leaf.processes()?;
-        if processes.is_empty() {
+        if leaf.processes()?.is_empty() {
             // Never with force: what still lives there is no container's.
             return rustix::fs::rmdir(leaf.path()).context("removing a cgroup");
         }
-        for pid in processes {
-            match parent.enter(pid) {
-                Err(error) if error.errno != Errno::SRCH => return Err(error.into()),
-                _ => {}
-            }
-        }
+        move_all(leaf, parent)?;
     }
     Ok(())
 }
 
 /// A group below one that is ours.
 fn below(parent: &Group, spec: &ContainerSpec, settings: &[Setting]) -> Result<Group> {
-    if !settings.is_empty() {
-        // Until it is made: whoever ends meanwhile may not undo what it needs.
-        hold(parent)?;
+    if settings.is_empty() {
+        return make_below(parent, spec, settings);
     }
-    hand_down(parent, settings)?;
+    let held = hold(parent)?;
+    let made = hand_down(parent, settings).and_then(|()| make_below(parent, spec, settings));
+    drop(held);
+    if made.is_err() {
+        put_back(parent.path());
+    }
+    made
+}
+
+fn make_below(parent: &Group, spec: &ContainerSpec, settings: &[Setting]) -> Result<Group> {
     let name = name(&spec.id);
     let group = match parent.create(&name) {
         // Of a monitor that was killed: we hold the container's lock.

@@ -149,7 +149,7 @@ pub fn single(pid: i32, asked: &str, settings: &[Setting]) -> Result<Group> {
             sweep(&parent);
             let group = make(&parent, &format!("{SINGLE}{pid}"), settings)?;
             if let Err(error) = enter(&group, pid) {
-                group.remove()?;
+                life::leave(group)?;
                 return Err(error);
             }
             Ok(group)
@@ -199,8 +199,17 @@ fn in_scope(
 }
 
 fn make(parent: &Group, name: &str, settings: &[Setting]) -> Result<Group> {
-    controllers::hold(parent)?;
-    controllers::hand_down(parent, settings)?;
+    let held = controllers::hold(parent)?;
+    let made =
+        controllers::hand_down(parent, settings).and_then(|()| make_below(parent, name, settings));
+    drop(held);
+    if made.is_err() {
+        life::put_back(parent.path());
+    }
+    made
+}
+
+fn make_below(parent: &Group, name: &str, settings: &[Setting]) -> Result<Group> {
     let group = match parent.create(name) {
         // Of a process that had the same number.
         Err(error) if error.errno == Errno::EXIST && name.starts_with(SINGLE) => {

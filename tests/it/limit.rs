@@ -55,32 +55,56 @@ fn the_program_is_itself_under_limits() {
     assert!(!std::path::Path::new(&last).exists(), "{last}");
 }
 
-/// Alone in a group, so that each end is the last one's and takes the controllers back.
-#[test]
-fn whoever_ends_takes_nothing_from_one_that_begins() {
-    needs!(Need::Ours, Need::Controller("hugetlb"));
-    let home = Home::new();
-    let name = format!("alone-{}", std::process::id());
+/// Runs a script in a group where nobody else is, `$GROUP`; nothing may be left below it.
+fn alone(home: &Home, name: &str, script: &str) {
+    let name = format!("{name}-{}", std::process::id());
     let group = top_group().unwrap().join(name);
     std::fs::create_dir(&group).unwrap();
     let script = format!(
-        r#"
-        echo $$ >{}/cgroup.procs
-        limited() {{ for i in $(seq 150); do
-            {{ $RL limit $1 {LIMIT} && $RL limit rm $1; }} >/dev/null || echo $1 $i
-        done; }}
-        limited a-$$ & limited b-$$ &
-        wait
-        "#,
+        "GROUP={}; echo $$ >$GROUP/cgroup.procs; LIMIT='{LIMIT}'\n{script}",
         group.display()
     );
     let output = home.sh(&script).run();
-    wait_for("the group to be empty", || {
-        // Where the very last end was disturbed by the shell's own.
-        let _ = std::fs::remove_dir(group.join("rl-self"));
-        std::fs::remove_dir(&group).ok()
-    });
+    let below = std::fs::read_dir(&group).unwrap().flatten();
+    let left: Vec<_> = below.map(|entry| entry.path()).collect();
+    let left: Vec<_> = left.iter().filter(|path| path.is_dir()).collect();
+    for path in &left {
+        let _ = std::fs::remove_dir(path); // the assertion tells of it
+    }
+    wait_for("the group to be empty", || std::fs::remove_dir(&group).ok());
     output.code(0).stdout_is("");
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Each end is the last one's and takes the controllers back.
+#[test]
+fn whoever_ends_takes_nothing_from_one_that_begins() {
+    needs!(Need::Ours, Need::Controller("hugetlb"));
+    let script = r#"
+        limited() { for i in $(seq 150); do
+            { $RL limit $1 $LIMIT && $RL limit rm $1; } >/dev/null || echo $1 $i
+        done; }
+        limited a-$$ & limited b-$$ &
+        wait
+    "#;
+    alone(&Home::new(), "busy", script);
+}
+
+/// The group above has handed controllers down by then, and its processes stand in a leaf.
+#[test]
+fn what_is_refused_leaves_the_groups_as_they_were() {
+    needs!(Need::Ours, Need::Controller("hugetlb"));
+    let home = Home::with_busybox();
+    let script = r#"
+        wrong='--cgroup-conf hugetlb.2MB.max=wrong'
+        for line in "limit --pid 1 $LIMIT" "limit $wrong -- true" "limit n-$$ $wrong" "run --rm --network none $wrong busybox true"; do
+            $RL $line 2>/dev/null && echo "$line: done"
+            [ "$(cat $GROUP/cgroup.subtree_control)" = "" ] || echo "$line: the controllers"
+            ! [ -e $GROUP/rl-self ] || echo "$line: the leaf"
+        done
+        true
+    "#;
+    alone(&home, "refused", script);
 }
 
 #[test]
