@@ -107,8 +107,8 @@ fn run_in(
     if result.is_err() {
         running.child.kill();
     }
-    let exit = running.child.wait();
-    if running.lost_emulation() {
+    let (exit, is_lost) = running.wait();
+    if is_lost {
         say(super::emulation::LOST);
     }
     running.leave();

@@ -85,18 +85,33 @@ impl Running {
         self.emulation.as_ref()
     }
 
-    /// Whether that process did not end as it should, with the last program: what the container's end is then due to.
-    #[must_use]
-    pub fn lost_emulation(&self) -> bool {
+    /// Waits for the end of pid 1; the second answer is whether the container ended for want of who emulates its root.
+    /// That counts as killed, whatever a program said: to a call that nobody judges the kernel answers `ENOSYS`, and one
+    /// that gives up over it may be quicker than who kills it.
+    ///
+    /// # Errors
+    /// waitid(2)'s.
+    pub fn wait(&self) -> (sys::Result<Exit>, bool) {
+        let exit = self.child.wait();
+        if self.lost_emulation() {
+            (exit.map(|_| Exit::Signal(libc::SIGKILL)), true)
+        } else {
+            (exit, false)
+        }
+    }
+
+    /// Whether that process did not end as it should, after the last program; for a time after that. It hangs up a moment
+    /// before it counts as ended, so this waits; one that is stopped is not waited for long.
+    fn lost_emulation(&self) -> bool {
         let Some(process) = &self.emulation else {
             return false;
         };
         let mut fds = [PollFd::new(&process.pidfd, PollFlags::IN)];
-        let now = rustix::time::Timespec {
-            tv_sec: 0,
+        let patience = rustix::time::Timespec {
+            tv_sec: 1,
             tv_nsec: 0,
         };
-        let ended = rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0);
+        let ended = rustix::event::poll(&mut fds, Some(&patience)).is_ok_and(|count| count > 0);
         ended && process.wait().is_ok_and(|exit| exit != Exit::Code(0))
     }
 

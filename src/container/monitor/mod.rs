@@ -423,8 +423,8 @@ impl Monitor {
         if served.is_err() {
             running.child.kill();
         }
-        let exit = running.child.wait();
-        if running.lost_emulation() {
+        let (exit, is_lost) = running.wait();
+        if is_lost {
             self.state.error = Some(super::emulation::LOST.to_owned());
         }
         running.release();
