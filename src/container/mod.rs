@@ -41,6 +41,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
+use crate::idmap::ahead::Ahead;
 use crate::idmap::{self, Available, Plan};
 use crate::image::layer::Ids;
 use crate::net::{self, names};
@@ -133,6 +134,7 @@ pub fn run(
     only_user::settle(store, &mut spec)?;
     let mut machine = Machine::look(store, &spec, say)?;
     machine.join(store, &spec, say)?;
+    machine.begin_ids();
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create_settled(store, spec, options, say)?;
     let spec = record.spec()?;
@@ -170,6 +172,8 @@ pub struct Machine {
     pub target: Option<net::joined::Target>,
     /// The ports to publish on it.
     pub ports: Vec<Publish>,
+    /// Ids that are mapped already, or soon, for the next start.
+    ids: Option<Ahead>,
     /// Network helpers that did not come up.
     given_up: Vec<&'static str>,
     /// What the container has to share with the one that this runs in.
@@ -226,9 +230,17 @@ impl Machine {
             network,
             target: None,
             ports,
+            ids: None,
             given_up: Vec::new(),
             outer: Outer::default(),
         })
+    }
+
+    /// Has the ids mapped while the rest of the start is prepared; those of a network that is joined are there.
+    pub fn begin_ids(&mut self) {
+        if self.target.is_none() {
+            self.ids = Ahead::begin(&self.plan, self.helpers());
+        }
     }
 
     /// Who writes the id maps.

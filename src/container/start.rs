@@ -27,6 +27,7 @@ pub fn start(
     stdio: [Option<BorrowedFd<'_>>; 3],
     say: &mut dyn FnMut(&str),
 ) -> Result<(Order, Running)> {
+    let mut ids = machine.ids.take();
     loop {
         let order = order(record, machine, group, membership.as_deref())?;
         let launch = Launch {
@@ -40,7 +41,8 @@ pub fn start(
             stdio,
         };
         let lease = membership.as_deref_mut().map(Membership::lease);
-        let started = parent::start(&launch, lease, say, &mut |root| {
+        let ids = ids.take();
+        let started = parent::start(&launch, ids, lease, say, &mut |root| {
             copy_root(root, &machine.plan, machine.helpers())
         });
         match started {

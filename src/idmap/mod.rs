@@ -1,6 +1,7 @@
 //! Which ids a container has, and how they get mapped: the user's ranges through `newuidmap` and
 //! `newgidmap`, else one id (docs/design: the ladder). Decides here, acts in [`apply`].
 
+pub mod ahead;
 pub mod changed;
 pub mod newuidmap;
 pub mod ranges;

@@ -32,11 +32,7 @@ pub struct Helpers {
 /// # Errors
 /// `RL-S02` when one is missing, `RL-S03` when it has no power.
 pub fn find_helpers() -> Result<Helpers, Fail> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if status.lines().any(|line| {
-        line.strip_prefix("NoNewPrivs:")
-            .is_some_and(|value| value.trim() == "1")
-    }) {
+    if rustix::thread::no_new_privs().is_ok_and(|set| set) {
         return Err(Fail::unsupported("this process has no_new_privs set, so newuidmap gains no rights")
             .hint("start rl outside of the sandbox or service that set it (NoNewPrivileges=, bwrap, setpriv)")
             .code("RL-S03"));
@@ -81,14 +77,21 @@ fn find_helper(name: &str) -> Result<PathBuf, Fail> {
 /// # Errors
 /// When they cannot be started; RL-S03 when one refuses.
 pub(super) fn map(helpers: &Helpers, pid: Pid, plan: &Plan) -> Result<()> {
-    let started = Helping::both(helpers, pid, plan)?;
-    for helping in started.map(Helping::finish) {
-        if let Some(said) = helping? {
+    finish(Helping::both(helpers, pid, plan)?)
+}
+
+/// Waits for both.
+///
+/// # Errors
+/// RL-S03 when one refuses.
+pub(super) fn finish(started: [Helping; 2]) -> Result<()> {
+    match Helping::finish_all(started)?.first() {
+        Some(said) => {
             super::trial::forget();
-            return Err(refused(&said).into());
+            Err(refused(said).into())
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A helper at work. It is not waited for until its exec, as `Command` does: the second one would begin when the first is done,
@@ -142,8 +145,14 @@ impl Helping {
         })
     }
 
+    /// Waits for both; what they have to complain of.
+    pub(super) fn finish_all(both: [Self; 2]) -> Result<Vec<String>> {
+        let said = both.map(Self::finish);
+        said.into_iter().filter_map(Result::transpose).collect()
+    }
+
     /// Waits for it; what it has to complain of.
-    pub(super) fn finish(mut self) -> Result<Option<String>> {
+    fn finish(mut self) -> Result<Option<String>> {
         let doing = || format!("waiting for {}", self.program.display());
         let exit = self.child.wait().with_context(doing)?;
         if exit == Exit::Code(0) {

@@ -81,10 +81,7 @@ impl Trial {
     /// # Errors
     /// The system's, for the processes.
     pub fn finish(self) -> std::io::Result<Verdict> {
-        let mut said = Vec::new();
-        for helper in self.helpers {
-            said.extend(helper.finish().map_err(std::io::Error::other)?);
-        }
+        let said = Helping::finish_all(self.helpers).map_err(std::io::Error::other)?;
         drop(self.stdin); // the child waits for it
         let output = self.child.wait_with_output()?;
         Ok(match said.is_empty() {

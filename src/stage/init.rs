@@ -206,6 +206,13 @@ fn run(host: &mut Host) -> Result<Exit> {
         sys::process::unshare(libc::CLONE_NEWCGROUP)?;
     }
     sys::mount::make_all_slave()?;
+    // What needs no ids goes on beside those who map them.
+    if order.raise_loopback {
+        sys::net::raise_loopback()?;
+    }
+    if let Some(notice) = name_host(&order)? {
+        host.say(&ToHost::Notice(notice), None)?;
+    }
     // Before: the kernel answers EACCES to an overlay whose owner has no id yet.
     host.wait_mapped()?;
     let mut notices = Vec::new();
@@ -227,12 +234,6 @@ fn run(host: &mut Host) -> Result<Exit> {
         sys::process::become_ids(uid, gid)?;
     }
     rustix::process::umask(Mode::empty());
-    if let Some(notice) = name_host(&order)? {
-        host.say(&ToHost::Notice(notice), None)?;
-    }
-    if order.raise_loopback {
-        sys::net::raise_loopback()?;
-    }
     if let Some(rules) = &order.egress {
         egress::close(rules)?;
     }

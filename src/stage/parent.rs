@@ -16,6 +16,7 @@ use super::stand_in;
 use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit, emulation};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
+use crate::idmap::ahead::Ahead;
 use crate::idmap::newuidmap::Helpers;
 use crate::idmap::{self, Plan};
 use crate::net::joined::Target;
@@ -143,13 +144,14 @@ impl Running {
     }
 }
 
-/// Starts a container and returns when its program runs. `lease` are its places on named networks. `say` gets the lines that announce a degraded mode;
+/// Starts a container and returns when its program runs. `ids` are those that are being mapped already. `lease` are its places on named networks. `say` gets the lines that announce a degraded mode;
 /// `copy_root` makes the copy of the layers that is used when no overlay can be mounted.
 ///
 /// # Errors
 /// What pid 1 or a helper reports; nothing of the container is left then.
 pub fn start(
     launch: &Launch<'_>,
+    ids: Option<Ahead>,
     lease: Option<&mut Lease>,
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
@@ -179,7 +181,13 @@ pub fn start(
         stdio: launch.stdio,
         die_with_parent: true,
     };
-    let child = match (clone(&sealed), launch.group) {
+    // What the kernel refuses there it refuses here, too, and that is what gets explained.
+    let ahead = ids.and_then(|ids| Some((ids.spawn_sealed(&sealed).ok()?, ids)));
+    let (made, ids) = match ahead {
+        Some((child, ids)) => (Ok(child), Some(ids)),
+        None => (clone(&sealed), None),
+    };
+    let child = match (made, launch.group) {
         // KERNEL(5.7): no process could be born in another group before. This one waits for its order meanwhile.
         (Err(error), Some(group)) if sys::errno_of(&error) == Some(Errno::TOOBIG) => {
             sealed.cgroup = None;
@@ -206,6 +214,7 @@ pub fn start(
     };
     match bring_up(
         launch,
+        ids,
         lease,
         ports,
         &mut here,
@@ -225,8 +234,10 @@ pub fn start(
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "one start, told in one place")]
 fn bring_up(
     launch: &Launch<'_>,
+    ids: Option<Ahead>,
     mut lease: Option<&mut Lease>,
     mut ports: Vec<Reserved>,
     here: &mut Channel,
@@ -245,8 +256,10 @@ fn bring_up(
     if ahead.is_none() {
         running.uplink = net::start(launch.network, helped, None, pid)?;
     }
-    if !shares_ids(launch) {
-        idmap::apply(pid, launch.plan, launch.helpers)?;
+    match ids {
+        Some(ids) => ids.finish()?,
+        None if shares_ids(launch) => {}
+        None => idmap::apply(pid, launch.plan, launch.helpers)?,
     }
     if let Some(lease) = &mut lease {
         lease.plug(running.child.pid.as_raw_nonzero().get())?;

@@ -8,6 +8,7 @@ mod child;
 mod classic;
 pub mod confine;
 pub mod fs;
+pub mod guide;
 #[cfg(target_env = "musl")]
 pub mod memory;
 pub mod mount;

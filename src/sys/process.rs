@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::ptr;
 
 use rustix::io::Errno;
@@ -57,7 +58,7 @@ pub fn hold_user_namespace() -> Result<Child> {
 }
 
 /// What a clone's answer means: `None` in the child.
-fn child(answer: i64, pidfd: RawFd) -> std::result::Result<Option<Child>, Errno> {
+pub(super) fn child(answer: i64, pidfd: RawFd) -> std::result::Result<Option<Child>, Errno> {
     let pid = check(answer)?;
     if pid == 0 {
         return Ok(None);
@@ -190,27 +191,7 @@ pub struct Enter<'a> {
 /// clone3(2)'s, and setns(2)'s of the guide. What fails in the child comes as a message of 4 bytes, the errno,
 /// after which it exits with 125.
 pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
-    let exe = std::fs::read_link("/proc/self/exe")
-        .ok()
-        .and_then(|path| {
-            CString::new(std::os::unix::ffi::OsStringExt::into_vec(
-                path.into_os_string(),
-            ))
-            .ok()
-        })
-        .unwrap_or_default();
-    let me = rustix::fs::stat("/proc/self/exe")
-        .map_err(|errno| Error::new("stat(\"/proc/self/exe\")", errno))?;
-    let (argv, env) = (pointers(sealed.argv), pointers(sealed.env));
-    let plan = ChildPlan {
-        sealed,
-        env: &env,
-        exe: &exe,
-        device: me.st_dev,
-        inode: me.st_ino,
-        argv: &argv,
-        parent: rustix::process::getpid().as_raw_nonzero().get(),
-    };
+    let plan = ChildPlan::of(sealed)?;
     if let Some(enter) = &sealed.enter {
         return plan.send_guide(enter);
     }
@@ -227,17 +208,44 @@ pub fn spawn_sealed(sealed: &Sealed<'_>) -> Result<Child> {
 }
 
 /// Everything the child needs, made before the clone.
-struct ChildPlan<'a> {
+pub(super) struct ChildPlan<'a> {
     sealed: &'a Sealed<'a>,
-    exe: &'a CStr,
+    exe: CString,
     device: u64,
     inode: u64,
-    argv: &'a [*const libc::c_char],
-    env: &'a [*const libc::c_char],
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
     parent: i32,
 }
 
-impl ChildPlan<'_> {
+impl<'a> ChildPlan<'a> {
+    pub(super) fn of(sealed: &'a Sealed<'a>) -> Result<Self> {
+        let exe = std::fs::read_link("/proc/self/exe").ok();
+        let exe = exe.and_then(|path| CString::new(path.into_os_string().into_vec()).ok());
+        let me = rustix::fs::stat("/proc/self/exe")
+            .map_err(|errno| Error::new("stat(\"/proc/self/exe\")", errno))?;
+        Ok(Self {
+            sealed,
+            exe: exe.unwrap_or_default(),
+            device: me.st_dev,
+            inode: me.st_ino,
+            argv: pointers(sealed.argv),
+            env: pointers(sealed.env),
+            parent: rustix::process::getpid().as_raw_nonzero().get(),
+        })
+    }
+
+    /// Clones it from who stands in its user namespace already, as a child of that one's parent.
+    pub(super) fn sibling_here(&self) -> std::result::Result<Option<Child>, Errno> {
+        let namespaces = self.sealed.namespaces & !libc::CLONE_NEWUSER;
+        #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
+        let flags = (libc::CLONE_PARENT | namespaces) as u64;
+        match clone_like_fork(flags, self.sealed.cgroup)? {
+            Some(child) => Ok(Some(child)),
+            None => self.run(None),
+        }
+    }
+
     /// The caller's side of a guide: learns from it who the process is that it has cloned.
     fn send_guide(&self, enter: &Enter<'_>) -> Result<Child> {
         let failed = |call: &str| {

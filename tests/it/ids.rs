@@ -36,6 +36,22 @@ fn root_inside_is_the_user_and_the_rest_their_range() {
     assert_eq!(map(&output)[1][2], count);
 }
 
+/// Who is root there may trace whom it sees there.
+#[test]
+fn only_programs_are_in_its_user_namespace() {
+    needs!(Need::Ranges);
+    let home = Home::with_busybox();
+    let script = "own=$(readlink /proc/self/ns/user)
+        for process in /proc/[0-9]*; do
+            [ \"$(readlink $process/ns/user)\" = \"$own\" ] && cat $process/comm
+        done; true";
+    let output = home
+        .rl("run --rm --network none --pid host --privileged busybox sh -c")
+        .arg(script)
+        .ok();
+    assert_eq!(output.lines(), ["sh"]);
+}
+
 #[test]
 fn files_of_the_image_belong_to_whom_the_image_says() {
     needs!(Need::Ranges);

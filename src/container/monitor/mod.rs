@@ -355,6 +355,7 @@ impl Monitor {
         let mut say = |line: &str| lines.push(line.to_owned());
         let mut machine = Machine::look(self.record.store(), &self.spec, &mut say)?;
         machine.join(self.record.store(), &self.spec, &mut say)?;
+        machine.begin_ids();
         self.group = group::make(&self.spec)?;
         let mut membership = Membership::reserve(&self.record)?;
         let process = &self.spec.process;
