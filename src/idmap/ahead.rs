@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::newuidmap::{self, Helpers, Helping};
 use super::{How, Plan};
 use crate::sys;
-use crate::sys::guide::Guide;
+use crate::sys::guide::{Errands, Guide};
 use crate::sys::process::{Child, Sealed};
 
 /// A user namespace in which the helpers are at work.
@@ -30,12 +30,14 @@ impl Ahead {
         })
     }
 
-    /// Clones what is started in this namespace and the other new ones.
+    /// Clones what is started in this namespace and the other new ones. With `loopback`, that interface is brought up
+    /// there meanwhile, where the kernel can.
     ///
     /// # Errors
     /// clone3(2)'s.
-    pub fn spawn_sealed(&self, sealed: &Sealed<'_>) -> sys::Result<Child> {
-        self.guide.spawn_sealed(sealed)
+    pub fn spawn_sealed(&mut self, sealed: &Sealed<'_>, loopback: bool) -> sys::Result<Child> {
+        let leave = self.helping.iter().flatten().all(Helping::has_ended);
+        self.guide.spawn_sealed(sealed, Errands { loopback, leave })
     }
 
     /// Waits until the ids are there. The guide is gone then.

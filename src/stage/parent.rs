@@ -181,10 +181,8 @@ pub fn start(
         stdio: launch.stdio,
         die_with_parent: true,
     };
-    // What the kernel refuses there it refuses here, too, and that is what gets explained.
-    let ahead = ids.and_then(|ids| Some((ids.spawn_sealed(&sealed).ok()?, ids)));
-    let (made, ids) = match ahead {
-        Some((child, ids)) => (Ok(child), Some(ids)),
+    let (made, ids) = match ids {
+        Some(ids) => clone_ahead(&sealed, ids, launch.order.raise_loopback)?,
         None => (clone(&sealed), None),
     };
     let child = match (made, launch.group) {
@@ -231,6 +229,23 @@ pub fn start(
             running.release();
             Err(error)
         }
+    }
+}
+
+/// Where the ids are being mapped already. What the kernel refuses there it refuses here, too, and that is what gets explained.
+fn clone_ahead(
+    sealed: &Sealed<'_>,
+    mut ids: Ahead,
+    loopback: bool,
+) -> Result<(Result<Child>, Option<Ahead>)> {
+    match ids.spawn_sealed(sealed, loopback) {
+        Ok(child) => Ok((Ok(child), Some(ids))),
+        // Somebody has killed it, and it may have made a pid 1 that listens to the same socket.
+        Err(error) if error.errno == Errno::SRCH => {
+            Err(anyhow::Error::from(error)
+                .context(Fail::system("a process of the start was killed")))
+        }
+        Err(_) => Ok((clone(sealed), None)),
     }
 }
 

@@ -10,23 +10,47 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{Error, Result};
 
-/// Of linux/sockios.h; the C libraries do not agree on its type.
-const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+/// Of linux/sockios.h; the C libraries do not agree on their type.
+const SIOCGIFFLAGS: rustix::ioctl::Opcode = 0x8913;
+const SIOCSIFFLAGS: rustix::ioctl::Opcode = 0x8914;
 
-/// Brings `lo` up in the network namespace of this process. Source: netdevice(7), SIOCSIFFLAGS.
+/// Brings `lo` up in the network namespace of this process, if it is not. Source: netdevice(7), SIOCSIFFLAGS.
 ///
 /// # Errors
 /// `EPERM` when the namespace belongs to another user namespace.
 pub fn raise_loopback() -> Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|errno| Error::new("socket(AF_INET)", errno))?;
-    let up = libc::IFF_UP | libc::IFF_RUNNING;
-    set_flags(&socket, (SIOCSIFFLAGS, "SIOCSIFFLAGS"), "lo", up)
+    loopback().map_err(|(call, errno)| Error::new(call, errno))
+}
+
+/// The same for who may not allocate. The kernel takes 0.2 ms for it, and for one that is up already 1 µs to say so.
+pub(super) fn loopback() -> std::result::Result<(), (&'static str, Errno)> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
+        .map_err(|errno| ("socket(AF_INET)", errno))?;
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the call takes and fills in an `ifreq`.
+    let get = unsafe { rustix::ioctl::Updater::<SIOCGIFFLAGS, _>::new(&mut request) };
+    // SAFETY: as above.
+    unsafe { rustix::ioctl::ioctl(&socket, get) }
+        .map_err(|errno| ("ioctl(SIOCGIFFLAGS)", errno))?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the flags fit the field's 16 bits"
+    )]
+    let up = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel has filled in this member of the union.
+    if unsafe { request.ifr_ifru.ifru_flags } & up == up {
+        return Ok(());
+    }
+    request.ifr_ifru.ifru_flags = up;
+    // SAFETY: the call takes an `ifreq`.
+    let set = unsafe { rustix::ioctl::Setter::<SIOCSIFFLAGS, _>::new(request) };
+    // SAFETY: as above.
+    unsafe { rustix::ioctl::ioctl(&socket, set) }.map_err(|errno| ("ioctl(SIOCSIFFLAGS)", errno))
 }
 
 /// Makes the Ethernet device `name` in the network namespace of this process, which stays, without a cable, until somebody

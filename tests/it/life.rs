@@ -358,6 +358,42 @@ fn what_fails_is_started_again_as_often_as_asked() {
 }
 
 #[test]
+fn a_restart_leaves_nothing_open_in_the_monitor() {
+    needs!(Need::Ours);
+    let home = Home::with_busybox();
+    let open = |name: &str| {
+        let directory = format!("/proc/{}/fd", monitor(&home, name).unwrap());
+        let mut targets: Vec<String> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap())
+            .map(|target| target.display().to_string())
+            // Numbers of pipes and sockets, and what is the container's own.
+            .map(|target| {
+                target
+                    .split(['[', '/'])
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+            .collect();
+        targets.sort();
+        targets
+    };
+    let script = "echo x >>/runs; [ $(wc -l </runs) -gt 3 ] || exit 1; echo up; sleep 1000";
+    for name in ["fresh", "again"] {
+        let script = script.replace("-gt 3", if name == "fresh" { "-gt 0" } else { "-gt 3" });
+        detached(&home, name, "--restart on-failure:4", &script);
+        wait_for("the last run", || {
+            let logs = home.rl(&format!("logs {name}")).ok();
+            logs.stdout.contains("up").then_some(())
+        });
+    }
+    assert_eq!(state(&home, "again")["restarts"], 3);
+    assert_eq!(open("again"), open("fresh"));
+    home.rl("rm -f fresh again").ok();
+}
+
+#[test]
 fn always_comes_back_until_it_is_stopped() {
     needs!(Need::Ours);
     let home = Home::with_busybox();
