@@ -113,7 +113,7 @@ impl Process {
     /// # Errors
     /// Where processes cannot be opened at all: a number alone may be somebody else's by now.
     pub fn open(&self) -> Result<Option<std::os::fd::OwnedFd>, Fail> {
-        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else {
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid.max(0)) else {
             return Ok(None);
         };
         match sys::process::open(pid) {

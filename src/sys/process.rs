@@ -280,7 +280,8 @@ impl<'a> ChildPlan<'a> {
             return Err(Error::new("setns()", Errno::SRCH)); // it was killed
         }
         let answer = i32::from_ne_bytes(bytes);
-        let Some(pid) = Pid::from_raw(answer).filter(|_| answer > 0) else {
+        // A negative number is not asked for: `Pid` takes none.
+        let Some(pid) = Pid::from_raw(answer.max(0)) else {
             let errno = Errno::from_raw_os_error(answer.saturating_neg());
             return Err(Error::new("setns()", errno));
         };
