@@ -351,6 +351,9 @@ impl Group {
             Err(error) => return Err(error.into()),
         };
         let until = Instant::now() + PATIENCE;
+        // The kernel holds a notice back for 10 ms after another one, and drops it when the group is removed meanwhile: who
+        // waits for the notice alone waits for ever. So it is looked again, twice as late each time.
+        let mut again = Duration::from_millis(20);
         let mut buffer = [0_u8; 128];
         loop {
             // Reading comes first and rearms the notice: no change is missed.
@@ -367,6 +370,8 @@ impl Group {
             if left.is_zero() {
                 return Ok(false);
             }
+            let left = left.min(again);
+            again *= 2;
             let mut fds = [PollFd::new(&file, PollFlags::PRI)];
             let timeout = rustix::time::Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),

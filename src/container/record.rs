@@ -420,7 +420,7 @@ impl Record {
         let text = serde_json::to_vec(spec).context("writing container.json")?;
         let path = self.dir().join("container.json");
         sys::fs::write_atomically(&path, &self.dir().join("container.json.new"), &text)
-            .map_err(|error| disk_error(error, &path))
+            .map_err(|error| self.or_gone(disk_error(error, &path)))
     }
 
     /// Gives it another name.

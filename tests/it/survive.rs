@@ -322,6 +322,8 @@ fn twenty_commands_at_once_say_nothing_that_one_alone_would_not() {
         "is running",
         "is taken by container",
         "is being taken by another command",
+        // While `commit` takes it, as with docker.
+        "is paused",
     ];
     for round in 0..rounds(3).min(200) {
         let mut waiting = Vec::new();
