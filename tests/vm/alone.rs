@@ -34,6 +34,16 @@ fn a_cpu_limit_holds() {
     );
 }
 
+/// Hundredths of the processor time of `$one` that `$three` gets. Both are read by one process: on a busy host seconds may lie
+/// between two.
+const SHARES: &str = r#"
+            both() { sed -n 's/^usage_usec //p' $one/cpu.stat $three/cpu.stat; }
+            from=($(both))
+            wait_for eval '(( $(used $three) - from[1] > 8000000 ))'
+            to=($(both))
+            echo $(( (to[1] - from[1]) * 100 / (to[0] - from[0]) ))
+"#;
+
 #[test]
 fn weights_share_the_processors_as_told() {
     in_both(
@@ -44,9 +54,7 @@ fn weights_share_the_processors_as_told() {
             rl run -d --name one --cgroup-conf cpu.weight=50 busybox taskset 1 {BUSY} >/dev/null
             rl run -d --name three --cgroup-conf cpu.weight=150 busybox taskset 1 {BUSY} >/dev/null
             one=$(group one) three=$(group three)
-            a=$(used $one) b=$(used $three)
-            wait_for eval '(( $(used $three) - b > 8000000 ))'
-            echo $(( ($(used $three) - b) * 100 / ($(used $one) - a) ))
+            {SHARES}
             "#
         ),
         |output| {
@@ -68,9 +76,7 @@ fn a_weight_that_was_changed_holds_against_the_neighbours() {
             rl update --cgroup-conf cpu.weight=150 three >/dev/null
             one=$(group one) three=$(group three)
             [[ $three == /sys/fs/cgroup/hand/* ]] || wait_for is 150 cat "$three/../cpu.weight"
-            a=$(used $one) b=$(used $three)
-            wait_for eval '(( $(used $three) - b > 8000000 ))'
-            echo $(( ($(used $three) - b) * 100 / ($(used $one) - a) ))
+            {SHARES}
             "#
         ),
         |output| {
