@@ -134,7 +134,6 @@ pub fn run(
     only_user::settle(store, &mut spec)?;
     let mut machine = Machine::look(store, &spec, say)?;
     machine.join(store, &spec, say)?;
-    machine.begin_ids();
     record::sweep(store, &machine.plan, machine.helpers());
     let (record, lock) = create_settled(store, spec, options, say)?;
     let spec = record.spec()?;
@@ -236,7 +235,8 @@ impl Machine {
         })
     }
 
-    /// Has the ids mapped while the rest of the start is prepared; those of a network that is joined are there.
+    /// Has the ids mapped while the rest of the start is prepared. Not before the control group is made: who is born in ours
+    /// has to be moved then, and controllers that are handed down anew reset what processors programs chose. Those of a network that is joined are there.
     pub fn begin_ids(&mut self) {
         if self.target.is_none() {
             self.ids = Ahead::begin(&self.plan, self.helpers());

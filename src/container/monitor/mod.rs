@@ -355,8 +355,8 @@ impl Monitor {
         let mut say = |line: &str| lines.push(line.to_owned());
         let mut machine = Machine::look(self.record.store(), &self.spec, &mut say)?;
         machine.join(self.record.store(), &self.spec, &mut say)?;
-        machine.begin_ids();
         self.group = group::make(&self.spec)?;
+        machine.begin_ids();
         let mut membership = Membership::reserve(&self.record)?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
