@@ -63,8 +63,9 @@ pub(super) fn controllers(group: &Group, file: &str) -> Result<BTreeSet<String>>
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Lets the groups below have the controllers that these settings need; with one of them, all there are: `stats`
-/// then counts everything.
+/// Lets the groups below have the controllers that these settings need; with the first of them, all there are: `stats`
+/// then counts everything. Where others run below already, nothing but what is needed: they lose the processors that they
+/// chose (`taskset`) when `cpuset` comes to them late. KERNEL(6.2): it keeps these since.
 ///
 /// # Errors
 /// The controller that does not come down to here.
@@ -81,28 +82,30 @@ pub(super) fn hand_down_all(group: &Group, settings: &[Setting]) -> Result<()> {
     }
     let enabled = controllers(group, "cgroup.subtree_control")?;
     let available = controllers(group, "cgroup.controllers")?;
+    let mut needed = BTreeSet::new();
     for setting in settings {
         let wanted = setting.controller();
-        if wanted != "cgroup" && !available.contains(wanted) {
+        if wanted == "cgroup" {
+            continue;
+        }
+        if !available.contains(wanted) {
             return Err(not_handed_down(setting.flag, wanted, group.path()).into());
         }
+        needed.insert(wanted.to_owned());
     }
-    if available.is_subset(&enabled) {
+    let leaf = group.path().join(SELF);
+    let serves = group.children().iter().any(|below| below.path() != leaf);
+    let wanted = if serves { &needed } else { &available };
+    if wanted.is_subset(&enabled) {
         return Ok(());
     }
-    let all = plus(available.iter().map(String::as_str));
     for _ in 0..ROUNDS {
-        match group.write("cgroup.subtree_control", &all) {
+        match group.write("cgroup.subtree_control", &plus(wanted)) {
             Ok(()) => return Ok(()),
             Err(error) if error.errno == Errno::BUSY => empty(group)?,
             Err(error) => {
-                // One that nobody needs may be what is in the way.
-                let needed = settings
-                    .iter()
-                    .map(Setting::controller)
-                    .filter(|name| *name != "cgroup");
-                let needed = plus(needed);
-                let done = group.write("cgroup.subtree_control", &needed);
+                // One that nobody needs may be what is in the way: `cpuset`, beside a setuid program.
+                let done = group.write("cgroup.subtree_control", &plus(&needed));
                 return done.map_err(|_| error).with_context(|| {
                     format!("handing controllers down from `{}`", group.path().display())
                 });
@@ -134,11 +137,9 @@ pub(super) fn fetch(controller: &str, group: &Path) {
     }
 }
 
-fn plus<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names
-        .map(|name| format!("+{name}"))
-        .collect::<Vec<_>>()
-        .join(" ")
+fn plus(names: &BTreeSet<String>) -> String {
+    let words: Vec<String> = names.iter().map(|name| format!("+{name}")).collect();
+    words.join(" ")
 }
 
 /// One that ends is moved no more, and stands where it is until the scheduler has let it end: waits for that, not long.

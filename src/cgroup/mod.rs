@@ -371,7 +371,7 @@ impl Group {
                 return Ok(false);
             }
             let left = left.min(again);
-            again *= 2;
+            again = (again * 2).min(PATIENCE);
             let mut fds = [PollFd::new(&file, PollFlags::PRI)];
             let timeout = rustix::time::Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),

@@ -235,8 +235,8 @@ impl Machine {
         })
     }
 
-    /// Has the ids mapped while the rest of the start is prepared. Not before the control group is made: who is born in ours
-    /// has to be moved then, and controllers that are handed down anew reset what processors programs chose. Those of a network that is joined are there.
+    /// Has the ids mapped while the rest of the start is prepared; those of a network that is joined are there. Only when the
+    /// control group is made: beside the helpers, which are setuid, the kernel hands no `cpuset` down.
     pub fn begin_ids(&mut self) {
         if self.target.is_none() {
             self.ids = Ahead::begin(&self.plan, self.helpers());

@@ -34,20 +34,14 @@ fn a_cpu_limit_holds() {
     );
 }
 
-/// Hundredths of the processor time of `$one` that `$three` gets, in the first of four spans that is near three times. Both are
-/// read by one process: on a busy host seconds may lie between two. The kernel gives a group's weight to each processor by what
-/// has run there lately, so that a start on another one is seen for a while; a weight that does not hold is never near.
+/// Hundredths of the processor time of `$one` that `$three` gets. Both are read by one process: on a busy host seconds may lie
+/// between two.
 const SHARES: &str = r#"
             both() { sed -n 's/^usage_usec //p' $one/cpu.stat $three/cpu.stat; }
-            for span in 1 2 3 4; do
-                from=($(both))
-                wait_for eval '(( $(used $three) - from[1] > 8000000 ))'
-                to=($(both))
-                share=$(( (to[1] - from[1]) * 100 / (to[0] - from[0]) ))
-                echo "span $span: $share" >&2
-                (( share < 270 || share > 330 )) || break
-            done
-            echo $share
+            from=($(both))
+            wait_for eval '(( $(used $three) - from[1] > 8000000 ))'
+            to=($(both))
+            echo $(( (to[1] - from[1]) * 100 / (to[0] - from[0]) ))
 "#;
 
 #[test]
@@ -90,6 +84,26 @@ fn a_weight_that_was_changed_holds_against_the_neighbours() {
             assert!((270..=330).contains(&ratio), "{ratio} of 300");
         },
     );
+}
+
+/// The group hands down less than it could, as when a setuid program was beside it at the first start.
+#[test]
+fn what_runs_keeps_its_processors_when_others_get_limits() {
+    let store = Store::new(HAND, "processors");
+    store
+        .sh(&format!(
+            r#"{GROUP}
+            rl run -d --name c --cgroup-conf cpu.weight=100 busybox sleep 1000 >/dev/null
+            echo -cpuset >$(dirname $(group c))/cgroup.subtree_control
+            pid=$(rl inspect --format '{{{{.State.Pid}}}}' c)
+            taskset -p 1 $pid >/dev/null
+            rl update --cgroup-conf cpu.weight=50 c >/dev/null
+            rl run --rm --cgroup-conf cpu.weight=50 busybox true
+            taskset -p $pid | sed 's/.*: //'
+            rl rm -f c >/dev/null
+            "#
+        ))
+        .says("1");
 }
 
 /// 6 MB to the disk at 1 MB a second.
