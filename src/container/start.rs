@@ -41,8 +41,7 @@ pub fn start(
             stdio,
         };
         let lease = membership.as_deref_mut().map(Membership::lease);
-        let ids = ids.take();
-        let started = parent::start(&launch, ids, lease, say, &mut |root| {
+        let started = parent::start(&launch, ids.take(), lease, say, &mut |root| {
             copy_root(root, &machine.plan, machine.helpers())
         });
         match started {

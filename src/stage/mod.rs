@@ -20,6 +20,7 @@
 //!
 //! The same start serves a [`Job`]: work on files that needs the user's ids, in a user and mount namespace only.
 
+mod clone;
 pub mod confine;
 pub mod emulation;
 pub mod exact;

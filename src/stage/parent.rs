@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::init::socket_number;
 use super::stand_in;
-use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit, emulation};
+use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit, clone, emulation};
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::ahead::Ahead;
@@ -23,7 +23,7 @@ use crate::net::joined::Target;
 use crate::net::named::client::Lease;
 use crate::net::publish::Reserved;
 use crate::net::{self, Chosen, Uplink};
-use crate::spec::{Bound, Namespace, Publish};
+use crate::spec::{Bound, Publish};
 use crate::sys;
 use crate::sys::process::{Child, Enter, Exit, Sealed};
 use crate::sys::socket::Channel;
@@ -164,8 +164,8 @@ pub fn start(
     let ports = net::publish::reserve(launch.ports)?;
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let others: Vec<BorrowedFd<'_>> = launch.target.iter().map(|one| one.net.as_fd()).collect();
-    let mut sealed = Sealed {
-        namespaces: flags(launch),
+    let sealed = Sealed {
+        namespaces: clone::flags(launch),
         enter: launch.target.map(|target| Enter {
             first: &[],
             user: target.owner.as_ref().map(|(user, _)| user.as_fd()),
@@ -181,25 +181,7 @@ pub fn start(
         stdio: launch.stdio,
         die_with_parent: true,
     };
-    let (made, ids) = match ids {
-        Some(ids) => clone_ahead(&sealed, ids, launch.order.raise_loopback)?,
-        None => (clone(&sealed), None),
-    };
-    let child = match (made, launch.group) {
-        // KERNEL(5.7): no process could be born in another group before. This one waits for its order meanwhile.
-        (Err(error), Some(group)) if sys::errno_of(&error) == Some(Errno::TOOBIG) => {
-            sealed.cgroup = None;
-            let child = clone(&sealed)?;
-            if let Err(error) = group.enter(child.pid.as_raw_nonzero().get()) {
-                child.kill();
-                child.wait()?;
-                return Err(error.into());
-            }
-            child
-        }
-        (Err(error), Some(group)) => return Err(in_group(error, group)),
-        (made, _) => made?,
-    };
+    let (child, ids) = clone::pid1(sealed, launch, ids)?;
     drop(there);
     let mut running = Running {
         child,
@@ -232,23 +214,6 @@ pub fn start(
     }
 }
 
-/// Where the ids are being mapped already. What the kernel refuses there it refuses here, too, and that is what gets explained.
-fn clone_ahead(
-    sealed: &Sealed<'_>,
-    mut ids: Ahead,
-    loopback: bool,
-) -> Result<(Result<Child>, Option<Ahead>)> {
-    match ids.spawn_sealed(sealed, loopback) {
-        Ok(child) => Ok((Ok(child), Some(ids))),
-        // Somebody has killed it, and it may have made a pid 1 that listens to the same socket.
-        Err(error) if error.errno == Errno::SRCH => {
-            Err(anyhow::Error::from(error)
-                .context(Fail::system("a process of the start was killed")))
-        }
-        Err(_) => Ok((clone(sealed), None)),
-    }
-}
-
 #[allow(clippy::too_many_arguments, reason = "one start, told in one place")]
 fn bring_up(
     launch: &Launch<'_>,
@@ -273,7 +238,7 @@ fn bring_up(
     }
     match ids {
         Some(ids) => ids.finish()?,
-        None if shares_ids(launch) => {}
+        None if clone::shares_ids(launch) => {}
         None => idmap::apply(pid, launch.plan, launch.helpers)?,
     }
     if let Some(lease) = &mut lease {
@@ -381,26 +346,6 @@ fn link_made(here: &mut Channel) -> Result<bool> {
         | ToHost::Listener
         | ToHost::Done(_) => Err(Fail::system("pid 1 spoke out of turn").into()),
     }
-}
-
-/// What the kernel says of a group that no process can be started in.
-fn in_group(error: anyhow::Error, group: &Group) -> anyhow::Error {
-    let path = group.path().display();
-    let fail = match sys::errno_of(&error) {
-        // The namespaces are refused by EPERM.
-        Some(Errno::ACCESS) => Fail::denied(format!(
-            "no process can be started in `{path}`: what lies between it and this process's group is not yours"
-        ))
-        .hint("choose a --cgroup-parent below your own group, or leave it out"),
-        Some(Errno::BUSY | Errno::OPNOTSUPP) => {
-            Fail::unsupported(format!("`{path}` takes no processes"))
-                .hint("is it threaded? cat its cgroup.type")
-        }
-        Some(Errno::NODEV) => Fail::conflict(format!("the group `{path}` has vanished"))
-            .hint("something else removes groups there: try again"),
-        _ => return error,
-    };
-    error.context(fail)
 }
 
 /// The word that makes it go into a running container. Not for people.
@@ -604,7 +549,7 @@ pub fn job_with(
     let argv = words(title, JOB, 3);
     let (mut here, there) = Channel::pair().context("making a socket pair")?;
     let Aids { stdio, root, user } = aids;
-    let child = clone(&Sealed {
+    let child = clone::sealed(&Sealed {
         namespaces: if user.is_some() {
             0
         } else {
@@ -700,60 +645,6 @@ pub fn words(title: CString, role: &str, socket: i32) -> [CString; 3] {
 }
 
 /// Whether the user namespace is the one that owns a network namespace which is joined.
-fn shares_ids(launch: &Launch<'_>) -> bool {
-    launch.target.is_some_and(|target| target.owner.is_some())
-}
-
-fn flags(launch: &Launch<'_>) -> i32 {
-    let namespaces = &launch.order.spec.namespaces;
-    let mut flags = if shares_ids(launch) {
-        0
-    } else {
-        libc::CLONE_NEWUSER | libc::CLONE_NEWNS
-    };
-    let cgroup = if launch.group.is_some() {
-        0
-    } else {
-        libc::CLONE_NEWCGROUP
-    };
-    for (namespace, flag) in [
-        (&namespaces.pid, libc::CLONE_NEWPID),
-        (&namespaces.ipc, libc::CLONE_NEWIPC),
-        (&namespaces.uts, libc::CLONE_NEWUTS),
-        // A namespace made by the clone would begin at our own group.
-        (&namespaces.cgroup, cgroup),
-    ] {
-        if *namespace == Namespace::Private {
-            flags |= flag;
-        }
-    }
-    if launch.network.is_private() {
-        flags | libc::CLONE_NEWNET
-    } else {
-        flags
-    }
-}
-
-/// The clone, with the kernel's refusals explained. Source: user_namespaces(7), namespaces(7), clone(2).
-pub(super) fn clone(sealed: &Sealed<'_>) -> Result<Child> {
-    sys::process::spawn_sealed(sealed).map_err(|error| {
-        let fail = match error.errno {
-            Errno::NOSPC | Errno::USERS => Fail::unsupported("the kernel allows no more namespaces (this is not about disk space)")
-                .hint("see /proc/sys/user/max_*_namespaces; your administrator can raise what is low there, such as: sysctl user.max_user_namespaces=28633")
-                .code("RL-U03"),
-            Errno::PERM | Errno::ACCESS => Fail::unsupported("the kernel refuses user namespaces to ordinary users")
-                .hint("your administrator can allow them: sysctl kernel.unprivileged_userns_clone=1 (Debian), see rl doctor")
-                .hint("inside another container: run that one with --security-opt seccomp=unconfined")
-                .code("RL-U02"),
-            Errno::INVAL | Errno::NOSYS => Fail::unsupported("this kernel has no user namespaces, or not all that containers need")
-                .hint("Linux 5.3 or later with CONFIG_USER_NS is needed")
-                .code("RL-U01"),
-            errno => Fail::system(format!("starting a process in new namespaces ({errno})")),
-        };
-        anyhow::Error::from(error).context(fail)
-    })
-}
-
 pub(super) fn send(channel: &mut Channel, message: &ToStage) -> Result<()> {
     let text = serde_json::to_vec(message).context("writing a message")?;
     channel.send(&text, None).context(Gone)

@@ -22,7 +22,7 @@ use super::{Error, Result};
 /// Bytes. What it does needs some hundred; pages that nobody touches cost nothing.
 const STACK: usize = 128 << 10;
 
-/// A child in a user namespace of its own, which has no ids yet.
+/// A child in a user namespace of its own, which has no ids yet. It keeps that namespace, whether it is told to clone or not.
 #[derive(Debug)]
 pub struct Guide {
     child: Child,

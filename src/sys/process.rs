@@ -37,26 +37,6 @@ pub fn fork() -> Result<Option<Child>> {
     child(pid, pidfd).map_err(|errno| Error::new("clone(CLONE_PIDFD)", errno))
 }
 
-/// A child that does nothing but keep a new user namespace; it waits to be killed.
-///
-/// # Errors
-/// clone3(2)'s.
-pub fn hold_user_namespace() -> Result<Child> {
-    #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
-    match clone_like_fork(libc::CLONE_NEWUSER as u64, None) {
-        Ok(Some(child)) => Ok(child),
-        Ok(None) => {
-            // SAFETY: prctl with plain numbers.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
-            loop {
-                // SAFETY: pause has no conditions.
-                unsafe { libc::pause() };
-            }
-        }
-        Err(errno) => Err(Error::new("clone3(CLONE_NEWUSER)", errno)),
-    }
-}
-
 /// What a clone's answer means: `None` in the child.
 pub(super) fn child(answer: i64, pidfd: RawFd) -> std::result::Result<Option<Child>, Errno> {
     let pid = check(answer)?;

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
+use super::super::clone;
 use super::super::init::socket_number;
-use super::super::parent::{INIT, belongs_to, clone, last_words, parse, send, words};
+use super::super::parent::{INIT, belongs_to, last_words, parse, send, words};
 use super::super::{Order, ToHost, ToStage};
 use crate::cgroup::Group;
 use crate::error::Fail;
@@ -16,6 +17,7 @@ use crate::idmap::newuidmap::{self, Helpers};
 use crate::idmap::{self, Extent, How, Plan};
 use crate::spec::oci::{IdMapping, Kind, Mount, Oci};
 use crate::sys;
+use crate::sys::guide::Guide;
 use crate::sys::mount::Recursive;
 use crate::sys::process::{Child, Enter, Sealed};
 use crate::sys::socket::Channel;
@@ -72,7 +74,7 @@ pub fn create(creation: &Creation<'_>, runtime: &mut dyn Runtime) -> Result<Chil
     let (first, others) = (borrow(&joined.first), borrow(&joined.others));
     let first: Vec<BorrowedFd<'_>> = first.iter().map(|fd| fd.as_fd()).collect();
     let others: Vec<BorrowedFd<'_>> = others.iter().map(|fd| fd.as_fd()).collect();
-    let child = clone(&Sealed {
+    let child = clone::sealed(&Sealed {
         namespaces: flags(creation.oci),
         enter: joined.any.then(|| Enter {
             first: &first,
@@ -363,12 +365,8 @@ fn mapped_tree(mount: &Mount, pid: rustix::process::Pid) -> Result<OwnedFd> {
 
 /// A user namespace with these maps, kept by nobody but the descriptor.
 fn namespace_with(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
-    let holder = sys::process::hold_user_namespace()?;
-    let opened = map(holder.pid, uids, gids).and_then(|()| {
-        let path = format!("/proc/{}/ns/user", holder.pid.as_raw_nonzero());
-        Ok(sys::fs::open_trusted(Path::new(&path), OFlags::RDONLY)?)
-    });
-    holder.kill();
-    holder.wait()?;
-    opened
+    let guide = Guide::send()?;
+    map(guide.pid(), uids, gids)?;
+    let path = format!("/proc/{}/ns/user", guide.pid().as_raw_nonzero());
+    Ok(sys::fs::open_trusted(Path::new(&path), OFlags::RDONLY)?)
 }
