@@ -14,6 +14,7 @@ use super::limits::Setting;
 use super::place::{DELEGATE, Ours};
 use super::{Group, MOUNT, SELF};
 use crate::error::Fail;
+use crate::sys;
 
 /// How often a group is emptied until it hands controllers down: others start processes in it meanwhile.
 pub(super) const ROUNDS: usize = 100;
@@ -63,9 +64,9 @@ pub(super) fn controllers(group: &Group, file: &str) -> Result<BTreeSet<String>>
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Lets the groups below have the controllers that these settings need; with the first of them, all there are: `stats`
-/// then counts everything. Where others run below already, nothing but what is needed: they lose the processors that they
-/// chose (`taskset`) when `cpuset` comes to them late. KERNEL(6.2): it keeps these since.
+/// Lets the groups below have the controllers that these settings need; with one of them, all there are: `stats` then
+/// counts everything, and a group that runs out of memory is killed as one. Where processes run below already, `cpuset` comes
+/// only when it is needed: late, it takes away the processors that they chose (`taskset`). KERNEL(6.2): it keeps these since.
 ///
 /// # Errors
 /// The controller that does not come down to here.
@@ -95,21 +96,36 @@ pub(super) fn hand_down_all(group: &Group, settings: &[Setting]) -> Result<()> {
     }
     let leaf = group.path().join(SELF);
     let serves = group.children().iter().any(|below| below.path() != leaf);
-    let wanted = if serves { &needed } else { &available };
-    if wanted.is_subset(&enabled) {
-        return Ok(());
+    let mut gentle = available.clone();
+    gentle.retain(|name| name != "cpuset" || needed.contains(name));
+    // One that nobody needs may be what is in the way: `cpuset` beside a setuid program.
+    let mut choices = vec![&available, &gentle, &needed];
+    if serves {
+        choices.remove(0);
     }
-    for _ in 0..ROUNDS {
-        match group.write("cgroup.subtree_control", &plus(wanted)) {
+    let mut refused = None;
+    for choice in choices {
+        if choice.is_subset(&enabled) {
+            return Ok(());
+        }
+        match write_down(group, &plus(choice))? {
             Ok(()) => return Ok(()),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    match refused {
+        None => Ok(()),
+        Some(error) => Err(error)
+            .with_context(|| format!("handing controllers down from `{}`", group.path().display())),
+    }
+}
+
+/// Writes `cgroup.subtree_control`, with the group's own processes moved out of the way. Inside: the kernel's refusal.
+fn write_down(group: &Group, words: &str) -> Result<sys::Result<()>> {
+    for _ in 0..ROUNDS {
+        match group.write("cgroup.subtree_control", words) {
             Err(error) if error.errno == Errno::BUSY => empty(group)?,
-            Err(error) => {
-                // One that nobody needs may be what is in the way: `cpuset`, beside a setuid program.
-                let done = group.write("cgroup.subtree_control", &plus(&needed));
-                return done.map_err(|_| error).with_context(|| {
-                    format!("handing controllers down from `{}`", group.path().display())
-                });
-            }
+            done => return Ok(done),
         }
     }
     Err(Fail::conflict(format!(

@@ -7,6 +7,7 @@ const PRELUDE: &str = r#"
 export PATH=/srv:/usr/bin:/usr/sbin
 wait_for() { local i; for i in {1..1000}; do if "$@"; then return; fi; sleep 0.1; done; echo "waited in vain for: $*" >&2; return 1; }
 is() { [[ $("${@:2}") == "$1" ]]; }
+not() { if "$@"; then echo "succeeded: $*" >&2; return 1; fi; } # `set -e` passes over `!`
 "#;
 
 /// What root does for `via: "hand"`: hands a group with all controllers to dev, without any systemd, and puts the script into it.

@@ -78,8 +78,8 @@ fn a_container_without_limits_pays_for_no_scope_and_one_with_limits_has_a_group_
         wait_for is running rl inspect --format '{{.State.Status}}' limited
         again=$(group limited)
         rl rm -f plain limited
-        ! ls -d "$limited" "$again" 2>/dev/null
-        ! find /sys/fs/cgroup -name "*$id*" | grep .
+        not ls -d "$limited" "$again" 2>/dev/null
+        not grep . <(find /sys/fs/cgroup -name "*$id*")
         "#,
         |output| {
             output.stdout_is("67108864\n1\nlimited\nplain\nlimited");
@@ -203,7 +203,7 @@ fn a_killed_monitor_leaves_no_group_behind() {
         wait_for is exited rl inspect --format '{{.State.Status}}' c
         rl start c >/dev/null
         rl rm -f c
-        ! find /sys/fs/cgroup -name "*$id*" | grep .
+        not grep . <(find /sys/fs/cgroup -name "*$id*")
         "#,
         |output| {
             output.stdout_is("c");

@@ -32,9 +32,9 @@ fn a_host_program_is_under_its_limits_and_killed_at_them() {
                 r#"{LEFT}
                 rl limit --memory 64m --pids 20 --cpus 0.5 -- bash -c 'cd "$(own self)"; cat memory.max pids.max cpu.max memory.oom.group'
                 code=0
-                rl limit --memory 32m --memory-swap 32m -- bash -c 'sleep 4004 & dd if=/dev/zero of=/dev/null bs=96M count=1; echo survived' || code=$?
+                rl limit --memory 32m --memory-swap 32m -- bash -c 'sleep 4004 >/dev/null 2>&1 & dd if=/dev/zero of=/dev/null bs=96M count=1; echo survived' || code=$?
                 echo $code
-                ! pgrep -xf 'sleep 4004'
+                not pgrep -xf 'sleep 4004'
                 sleep 1000 & pid=$!
                 rl limit --pid $pid --memory 80m
                 cat "$(own $pid)/memory.max"
@@ -71,10 +71,10 @@ fn a_named_group_is_made_changed_entered_listed_and_removed_with_or_without_syst
                 rl inspect --format '{{{{.EffectiveLimits.Memory.Value}}}}' c
                 rl stats --no-stream --format '{{{{.MemUsage}}}}' c | grep -o '/ .*'
                 rl rm -f c
-                ! rl limit rm $name 2>/dev/null
+                not rl limit rm $name 2>/dev/null
                 rl limit rm -f $name >/dev/null
-                ! wait $inside
-                ! wait $outside
+                not wait $inside
+                not wait $outside
                 rl limit ls -q
                 wait_for is '' left
                 "#
@@ -97,11 +97,11 @@ fn a_named_group_outlives_its_programs_and_a_reload_of_systemd() {
             systemctl --user daemon-reload
             group=$(rl limit ls --format '{{{{.Cgroup}}}}')
             cat "$group/memory.max"
-            ! rl limit stays --cgroup-conf cpu.idle=1 2>/dev/null
+            not rl limit stays --cgroup-conf cpu.idle=1 2>/dev/null
             code=0
-            rl limit --in stays -- bash -c 'sleep 6006 & dd if=/dev/zero of=/dev/null bs=160M count=1; echo survived' || code=$?
+            rl limit --in stays -- bash -c 'sleep 6006 >/dev/null 2>&1 & dd if=/dev/zero of=/dev/null bs=160M count=1; echo survived' || code=$?
             echo $code
-            ! pgrep -xf 'sleep 6006'
+            not pgrep -xf 'sleep 6006'
             rl limit rm stays
             wait_for is '' left
             "#

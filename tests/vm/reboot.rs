@@ -33,7 +33,7 @@ fn after_a_reboot_all_have_exited_and_a_unit_brings_back_what_was_meant_to_run()
     ));
     store.sh("rl ps -q").says("");
     store
-        .sh("rl inspect --format '{{.State.Running}} {{.State.Pid}} {{.State.ExitCode}}' always; rl stop always; ! rl exec always true 2>&1")
+        .sh("rl inspect --format '{{.State.Running}} {{.State.Pid}} {{.State.ExitCode}}' always; rl stop always; not rl exec always true 2>&1")
         .ok()
         .stdout_has("false 0 ")
         .stdout_has("not running");

@@ -175,7 +175,7 @@ fn many_users_run_one_file_from_a_read_only_directory() {
         shared.display()
     );
     let line = format!(
-        "rl={}/rl; $rl load -q -i $ARCHIVE >/dev/null 2>&1; ! touch $rl.new 2>/dev/null
+        "rl={}/rl; $rl load -q -i $ARCHIVE >/dev/null 2>&1; touch $rl.new 2>/dev/null && exit 9
          for i in 1 2 3 4 5 6 7; do $rl run --rm busybox echo $i 2>/dev/null & done; wait; $rl system reset -f >/dev/null 2>&1",
         shared.display()
     );
