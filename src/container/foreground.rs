@@ -45,7 +45,7 @@ pub fn run(
     say: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let group = group::make(&record.spec()?)?;
-    machine.begin_ids();
+    machine.begin_ids(false);
     let result = run_in(record, machine, options, group.as_ref(), say);
     if group::end(record, group) {
         super::emit(record.store(), &Event::container("oom", &record.spec()?));

@@ -236,10 +236,11 @@ impl Machine {
     }
 
     /// Has the ids mapped while the rest of the start is prepared; those of a network that is joined are there. Only when the
-    /// control group is made: beside the helpers, which are setuid, the kernel hands no `cpuset` down.
-    pub fn begin_ids(&mut self) {
+    /// control group is made: beside the helpers, which are setuid, the kernel hands no `cpuset` down. A container that is
+    /// `lasting` spares others the helpers.
+    pub fn begin_ids(&mut self, lasting: bool) {
         if self.target.is_none() {
-            self.ids = Ahead::begin(&self.plan, self.helpers());
+            self.ids = Ahead::begin(&self.plan, self.helpers(), lasting);
         }
     }
 

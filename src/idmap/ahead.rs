@@ -1,32 +1,49 @@
 //! Ids that are mapped while the rest of a start is prepared: the two helpers take longest of all that a start waits for.
+//! Beside a container that has a user namespace to share, there is nothing to wait for at all ([`super::living`]).
+
+use std::ffi::CString;
 
 use anyhow::Result;
 
+use super::living::{self, Neighbours};
 use super::newuidmap::{self, Helpers, Helping};
-use super::{How, Plan};
+use super::{How, Plan, as_they_are, lines};
 use crate::sys;
-use crate::sys::guide::{Errands, Guide};
+use crate::sys::guide::Guide;
 use crate::sys::process::{Child, Sealed};
 
-/// A user namespace in which the helpers are at work.
+/// A user namespace with ids, or in which the helpers are at work.
 #[derive(Debug)]
 pub struct Ahead {
     // The helpers end first: nobody is mapped behind their back.
     helping: Option<[Helping; 2]>,
     guide: Guide,
+    /// The container's own is made below that one, with the same ids.
+    below: bool,
 }
 
 impl Ahead {
-    /// Has the helpers begin. `None` where the plan needs none; and where it fails, for the start itself, which makes its
-    /// namespaces then, says why.
+    /// Has the helpers begin, or finds them spared. With `lasting`, for a container that may live long, what they map is kept
+    /// apart from its own user namespace, so that starts beside it may have theirs from there; so it is while others start.
+    ///
+    /// `None` where the plan needs no helpers; and where it fails, for the start itself, which makes its namespaces then, says why.
     #[must_use]
-    pub fn begin(plan: &Plan, helpers: Option<&Helpers>) -> Option<Self> {
+    pub fn begin(plan: &Plan, helpers: Option<&Helpers>, lasting: bool) -> Option<Self> {
         let helpers = helpers.filter(|_| plan.how == How::Helpers)?;
+        let neighbours = living::look(plan);
+        if let Neighbours::Share(namespace) = neighbours {
+            return Some(Self {
+                helping: None,
+                guide: Guide::send_to(namespace).ok()?,
+                below: true,
+            });
+        }
         let guide = Guide::send().ok()?;
         let helping = Helping::both(helpers, guide.pid(), plan).ok()?;
         Some(Self {
             helping: Some(helping),
             guide,
+            below: lasting || matches!(neighbours, Neighbours::Start),
         })
     }
 
@@ -34,10 +51,48 @@ impl Ahead {
     /// there meanwhile, where the kernel can.
     ///
     /// # Errors
-    /// clone3(2)'s.
-    pub fn spawn_sealed(&mut self, sealed: &Sealed<'_>, loopback: bool) -> sys::Result<Child> {
-        let leave = self.helping.iter().flatten().all(Helping::has_ended);
-        self.guide.spawn_sealed(sealed, Errands { loopback, leave })
+    /// `ESRCH` when the guide was killed: nobody knows what it has cloned. Of all else nothing is left, and it can be done anew.
+    pub fn spawn_sealed(
+        &mut self,
+        sealed: &Sealed<'_>,
+        plan: &Plan,
+        loopback: bool,
+    ) -> Result<Child> {
+        if self.below
+            && let Some(helping) = self.helping.take()
+        {
+            newuidmap::finish(helping)?;
+        }
+        let child = self.guide.spawn_sealed(sealed, self.below)?;
+        if self.below
+            && let Err(error) = self.map_below(&child, plan)
+        {
+            child.kill();
+            child.wait()?;
+            return Err(error);
+        }
+        if loopback {
+            self.guide.raise_loopback(&child);
+        }
+        Ok(child)
+    }
+
+    /// Gives the container's own namespace all ids of the guide's.
+    fn map_below(&mut self, child: &Child, plan: &Plan) -> Result<()> {
+        let pid = child.pid.as_raw_nonzero();
+        let file = |name, extents| -> Result<(CString, String)> {
+            Ok((
+                CString::new(format!("/proc/{pid}/{name}"))?,
+                lines(&as_they_are(extents)),
+            ))
+        };
+        let files = [file("uid_map", &plan.uids)?, file("gid_map", &plan.gids)?];
+        self.guide.write(&files)?;
+        // What another container has left to us is looked at, not believed.
+        if Plan::of(pid.get())? != *plan {
+            return Err(sys::Error::new("uid_map", rustix::io::Errno::PERM).into());
+        }
+        Ok(())
     }
 
     /// Waits until the ids are there. The guide is gone then.

@@ -3,6 +3,7 @@
 
 pub mod ahead;
 pub mod changed;
+pub mod living;
 pub mod newuidmap;
 pub mod ranges;
 pub mod trial;

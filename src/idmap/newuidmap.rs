@@ -145,11 +145,6 @@ impl Helping {
         })
     }
 
-    /// Whether it is done.
-    pub(super) fn has_ended(&self) -> bool {
-        self.child.has_ended()
-    }
-
     /// Waits for both; what they have to complain of.
     pub(super) fn finish_all(both: [Self; 2]) -> Result<Vec<String>> {
         let said = both.map(Self::finish);

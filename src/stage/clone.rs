@@ -23,7 +23,7 @@ pub(super) fn pid1(
     ids: Option<Ahead>,
 ) -> Result<(Child, Option<Ahead>)> {
     if let Some(ids) = ids
-        && let Some(made) = ahead(&sealed, ids, launch.order.raise_loopback)?
+        && let Some(made) = ahead(&sealed, launch, ids)?
     {
         return Ok(made);
     }
@@ -49,15 +49,14 @@ pub(super) fn pid1(
 /// what gets explained.
 fn ahead(
     sealed: &Sealed<'_>,
+    launch: &Launch<'_>,
     mut ids: Ahead,
-    loopback: bool,
 ) -> Result<Option<(Child, Option<Ahead>)>> {
-    match ids.spawn_sealed(sealed, loopback) {
+    match ids.spawn_sealed(sealed, launch.plan, launch.order.raise_loopback) {
         Ok(child) => Ok(Some((child, Some(ids)))),
         // Somebody has killed the guide, and it may have made a pid 1 that listens to the same socket.
-        Err(error) if error.errno == Errno::SRCH => {
-            Err(anyhow::Error::from(error)
-                .context(Fail::system("a process of the start was killed")))
+        Err(error) if sys::errno_of(&error) == Some(Errno::SRCH) => {
+            Err(error.context(Fail::system("a process of the start was killed")))
         }
         Err(_) => Ok(None),
     }

@@ -17,6 +17,7 @@ use super::{Driver, Job, Order, RootPlan, ToHost, ToStage, Visit, clone, emulati
 use crate::cgroup::Group;
 use crate::error::{Fail, Kind};
 use crate::idmap::ahead::Ahead;
+use crate::idmap::living::Entry;
 use crate::idmap::newuidmap::Helpers;
 use crate::idmap::{self, Plan};
 use crate::net::joined::Target;
@@ -66,6 +67,8 @@ pub struct Running {
     pub signals: Option<sys::signal::Queue>,
     /// The ports that lead to it.
     pub ports: Vec<Bound>,
+    /// For starts beside it.
+    entry: Option<Entry>,
     uplink: Option<Uplink>,
     /// Who serves parts of its root file system, the lowest first.
     pub(super) fuse: Vec<Child>,
@@ -188,6 +191,7 @@ pub fn start(
         console: None,
         signals: None,
         ports: Vec::new(),
+        entry: None,
         uplink: None,
         fuse: Vec::new(),
         emulation: None,
@@ -237,7 +241,10 @@ fn bring_up(
         running.uplink = net::start(launch.network, helped, None, pid)?;
     }
     match ids {
-        Some(ids) => ids.finish()?,
+        Some(ids) => {
+            ids.finish()?;
+            running.entry = Entry::of(pid, launch.plan);
+        }
         None if clone::shares_ids(launch) => {}
         None => idmap::apply(pid, launch.plan, launch.helpers)?,
     }

@@ -1,18 +1,20 @@
-//! A guide that is sent ahead: it stands in a new user namespace, whose ids are mapped while this process still prepares
-//! what shall run there, and clones that when it is told.
+//! A guide that is sent ahead: it stands in a user namespace, a new one, whose ids are mapped while this process still prepares
+//! what shall run there, or one that is there; and clones that when it is told.
 //!
 //! It runs on this process's memory and descriptors, on a stack of its own, and costs a third of a fork. While both run it
-//! makes system calls by rustix alone, which knows no `errno`, and allocates nothing; while it clones, this process waits.
+//! makes system calls by rustix alone, which knows no `errno`, and allocates nothing; while it answers, this process waits.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
 use super::child::Child;
 use super::namespace::flag_names;
@@ -22,16 +24,17 @@ use super::{Error, Result};
 /// Bytes. What it does needs some hundred; pages that nobody touches cost nothing.
 const STACK: usize = 128 << 10;
 
-/// A child in a user namespace of its own, which has no ids yet. It keeps that namespace, whether it is told to clone or not.
+/// A child in another user namespace, which it keeps.
 #[derive(Debug)]
 pub struct Guide {
     child: Child,
-    /// What it does now.
-    errands: Errands,
+    /// The clone in whose network namespace it is at work now.
+    raising: Option<OwnedFd>,
     /// This process's end of the conversation.
     here: OwnedFd,
     /// The guide's end, and all that it knows: they stay where they are while it lives.
     _there: OwnedFd,
+    _namespace: Option<OwnedFd>,
     _post: Box<Post>,
     _stack: Box<[MaybeUninit<u8>]>,
 }
@@ -41,30 +44,47 @@ pub struct Guide {
 struct Post {
     socket: RawFd,
     parent: Pid,
+    /// The user namespace that it goes to; it was born in its own without.
+    join: Option<RawFd>,
 }
 
-/// What it is told to clone, and what came of it. Its address is the message.
-struct Request<'a> {
-    plan: &'a ChildPlan<'a>,
-    errands: Errands,
-    made: std::result::Result<Option<Child>, Errno>,
-}
-
-/// What a guide does beside, while the clone is on its way already.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Errands {
-    /// Brings the loopback interface up in the clone's network namespace, which is new. Whoever needs it looks whether it is.
-    pub loopback: bool,
-    /// Ends then: its namespace has its ids.
-    pub leave: bool,
+/// What it is asked for, and what came of it. The address is the message, and the answer a byte.
+///
+/// A message of the size of a descriptor is one: that of a process whose loopback interface is to be brought up, while this
+/// process goes on.
+enum Request<'a> {
+    /// Clones a child of this process.
+    Clone {
+        plan: &'a ChildPlan<'a>,
+        /// Into a user namespace of its own, below the guide's.
+        below: bool,
+        made: std::result::Result<Option<Child>, Errno>,
+    },
+    /// Writes files, as one who stands there.
+    Write {
+        files: &'a [(CString, String)],
+        done: std::result::Result<(), Errno>,
+    },
 }
 
 impl Guide {
-    /// Sends one ahead.
+    /// Sends one into a user namespace of its own, which has no ids yet.
     ///
     /// # Errors
     /// clone(2)'s for `CLONE_NEWUSER`.
     pub fn send() -> Result<Self> {
+        Self::begin(None)
+    }
+
+    /// Sends one into this user namespace, which is below ours. What keeps it out is said when it shall clone.
+    ///
+    /// # Errors
+    /// clone(2)'s.
+    pub fn send_to(namespace: OwnedFd) -> Result<Self> {
+        Self::begin(Some(namespace))
+    }
+
+    fn begin(join: Option<OwnedFd>) -> Result<Self> {
         let failed = |errno| Error::new("socketpair()", errno);
         let (here, there) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -77,13 +97,15 @@ impl Guide {
         let mut post = Box::new(Post {
             socket: there.as_raw_fd(),
             parent: rustix::process::getpid(),
+            join: join.as_ref().map(AsRawFd::as_raw_fd),
         });
         let mut pidfd: RawFd = -1;
-        let flags = libc::CLONE_NEWUSER
-            | libc::CLONE_VM
-            | libc::CLONE_FILES
-            | libc::CLONE_PIDFD
-            | libc::SIGCHLD;
+        let new = if join.is_none() {
+            libc::CLONE_NEWUSER
+        } else {
+            0
+        };
+        let flags = new | libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
         let top = stack.as_mut_ptr_range().end.cast::<c_void>();
         // SAFETY: a stack grows down from its end, whose place the C library rounds. The function, the stack and the
         // post live until the child has been waited for (`Drop`); the last three arguments are the pidfd's place, and a
@@ -101,12 +123,13 @@ impl Guide {
         };
         let child = super::process::child(i64::from(pid), pidfd)
             .and_then(|child| child.ok_or(Errno::INVAL))
-            .map_err(|errno| Error::new("clone(CLONE_NEWUSER)", errno))?;
+            .map_err(|errno| Error::new(format!("clone({})", flag_names(new)), errno))?;
         Ok(Self {
             child,
-            errands: Errands::default(),
+            raising: None,
             here,
             _there: there,
+            _namespace: join,
             _post: post,
             _stack: stack,
         })
@@ -118,29 +141,76 @@ impl Guide {
         self.child.pid
     }
 
-    /// As [`super::process::spawn_sealed`], in the guide's user namespace: a child of this process.
+    /// As [`super::process::spawn_sealed`], in the guide's user namespace, or in a new one `below` it: a child of this process.
     ///
     /// # Errors
-    /// clone3(2)'s; `ESRCH` when the guide is gone.
-    pub fn spawn_sealed(&mut self, sealed: &Sealed<'_>, errands: Errands) -> Result<Child> {
+    /// clone3(2)'s; setns(2)'s of the guide; `ESRCH` when it is gone.
+    pub fn spawn_sealed(&mut self, sealed: &Sealed<'_>, below: bool) -> Result<Child> {
         let doing = |errno| Error::new(format!("clone3({})", flag_names(sealed.namespaces)), errno);
         let plan = ChildPlan::of(sealed)?;
-        let mut request = Request {
+        let mut request = Request::Clone {
             plan: &plan,
-            errands,
+            below,
             made: Ok(None),
         };
-        let address = (ptr::from_mut(&mut request) as usize).to_ne_bytes();
-        rustix::io::write(&self.here, &address).map_err(doing)?;
-        if let Err(errno) = self.hear() {
+        self.ask(&mut request).map_err(doing)?;
+        match request {
+            Request::Clone { made, .. } => made.map_err(doing)?.ok_or(doing(Errno::SRCH)),
+            Request::Write { .. } => Err(doing(Errno::SRCH)),
+        }
+    }
+
+    /// Writes these files in turn, each at once: with the rights that it has in its user namespace.
+    ///
+    /// # Errors
+    /// open(2)'s and write(2)'s; `ESRCH` when it is gone.
+    pub fn write(&mut self, files: &[(CString, String)]) -> Result<()> {
+        let doing = |errno| {
+            let names: Vec<_> = files
+                .iter()
+                .map(|(path, _)| path.to_string_lossy())
+                .collect();
+            Error::new(format!("write({})", names.join(", ")), errno)
+        };
+        let mut request = Request::Write {
+            files,
+            done: Err(Errno::SRCH),
+        };
+        self.ask(&mut request).map_err(doing)?;
+        match request {
+            Request::Write { done, .. } => done.map_err(doing),
+            Request::Clone { .. } => Err(doing(Errno::SRCH)),
+        }
+    }
+
+    /// Has the loopback interface brought up in the network namespace of `clone`, while this process goes on. Whoever needs it
+    /// looks whether it is.
+    pub fn raise_loopback(&mut self, clone: &Child) {
+        // Its own copy: that of the clone may be closed before this is done.
+        let Ok(clone) = rustix::io::fcntl_dupfd_cloexec(&clone.pidfd, 0) else {
+            return;
+        };
+        let number = clone.as_raw_fd().to_ne_bytes();
+        if rustix::io::write(&self.here, &number).is_ok() {
+            self.raising = Some(clone);
+        }
+    }
+
+    /// Sends a request and waits until it is answered: it is the guide's meanwhile.
+    fn ask(&mut self, request: &mut Request<'_>) -> std::result::Result<(), Errno> {
+        let address = (ptr::from_mut(request) as usize as u64).to_ne_bytes();
+        rustix::io::write(&self.here, &address)?;
+        let raised = match self.raising.take() {
+            Some(_clone) => self.hear(),
+            None => Ok(()),
+        };
+        if let Err(errno) = raised.and_then(|()| self.hear()) {
             // Not before it is gone is the request this process's again.
             self.child.kill();
             let _ = self.child.wait(); // our own child
-            return Err(doing(errno));
+            return Err(errno);
         }
-        let made = request.made.map_err(doing)?.ok_or(doing(Errno::SRCH))?;
-        self.errands = errands;
-        Ok(made)
+        Ok(())
     }
 
     /// Waits for its next word.
@@ -160,26 +230,29 @@ impl Guide {
 impl Drop for Guide {
     /// It is gone when this returns: nobody who is root over its namespace may find this process's memory there.
     fn drop(&mut self) {
-        if self.errands.loopback {
+        if let Some(_clone) = self.raising.take() {
             let _ = self.hear(); // killed before, it would leave descriptors open
         }
-        if !self.errands.leave {
-            self.child.kill();
-        }
+        self.child.kill();
         let _ = self.child.wait(); // our own child
     }
 }
 
 /// KERNEL(5.8): a pidfd names no namespaces before.
 fn raise_loopback_of(clone: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
-    let network = rustix::thread::ThreadNameSpaceType::NETWORK;
-    rustix::thread::move_into_thread_name_spaces(clone, network)?;
+    rustix::thread::move_into_thread_name_spaces(clone, ThreadNameSpaceType::NETWORK)?;
     super::net::loopback().map_err(|(_, errno)| errno)
+}
+
+/// The kernel takes each write to such a file for a whole.
+fn write_whole(path: &CStr, text: &str) -> std::result::Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::retry_on_intr(|| rustix::io::write(&file, text.as_bytes())).map(|_| ())
 }
 
 /// All that a guide does.
 extern "C" fn wait_and_clone(post: *mut c_void) -> c_int {
-    // SAFETY: `Guide::send` passes it, and nobody writes to it.
+    // SAFETY: `Guide::begin` passes it, and nobody writes to it.
     let post = unsafe { &*post.cast::<Post>() };
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)); // takes any signal
     if rustix::process::getppid() != Some(post.parent) {
@@ -187,49 +260,48 @@ extern "C" fn wait_and_clone(post: *mut c_void) -> c_int {
     }
     // SAFETY: it is open for as long as the guide lives.
     let socket = unsafe { BorrowedFd::borrow_raw(post.socket) };
-    let mut address = [0_u8; size_of::<usize>()];
-    match rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut address)) {
-        Ok(length) if length == address.len() => {}
-        Ok(_) | Err(_) => return 0,
-    }
-    let request = usize::from_ne_bytes(address) as *mut Request<'_>;
-    // SAFETY: who has sent the address waits for the answer, and touches nothing meanwhile.
-    let request = unsafe { &mut *request };
-    request.made = request.plan.sibling_here();
-    // With the answer the request is not its own any more.
-    let errands = request.errands;
-    let clone = match &request.made {
-        Ok(Some(child)) if errands.loopback => {
-            rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 0).ok()
+    let joined = post.join.map_or(Ok(()), |namespace| {
+        // SAFETY: as the socket.
+        let namespace = unsafe { BorrowedFd::borrow_raw(namespace) };
+        rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
+    });
+    let mut message = [0_u8; size_of::<u64>()];
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut message)) {
+            Ok(length) if length == size_of::<RawFd>() => {
+                let [a, b, c, d, ..] = message;
+                // SAFETY: it is open until the answer is heard.
+                let clone = unsafe { BorrowedFd::borrow_raw(RawFd::from_ne_bytes([a, b, c, d])) };
+                let _ = raise_loopback_of(clone); // it does that itself then
+            }
+            Ok(length) if length == message.len() => {
+                #[allow(clippy::cast_possible_truncation, reason = "it was a `usize`")]
+                let request = u64::from_ne_bytes(message) as usize as *mut Request<'_>;
+                // SAFETY: who has sent the address waits for the answer, and touches nothing meanwhile.
+                match unsafe { &mut *request } {
+                    Request::Clone { plan, below, made } => {
+                        *made = joined.and_then(|()| plan.sibling_here(*below));
+                    }
+                    Request::Write { files, done } => {
+                        *done = files
+                            .iter()
+                            .try_for_each(|(path, text)| write_whole(path, text));
+                    }
+                }
+            }
+            Ok(_) | Err(_) => return 0,
         }
-        Ok(_) | Err(_) => None,
-    };
-    let has_failed = request.made.is_err();
-    let say = || rustix::io::write(socket, &[0]).is_ok();
-    if !say() || has_failed {
-        return 0;
-    }
-    if errands.loopback {
-        if let Some(clone) = &clone {
-            let _ = raise_loopback_of(clone.as_fd()); // it does that itself then
-        }
-        drop(clone); // the descriptors are those of both: nothing of it may stay when it is killed
-        if !say() {
+        // With the answer the request is not its own any more.
+        if rustix::io::write(socket, &[0]).is_err() {
             return 0;
         }
-    }
-    if errands.leave {
-        return 0;
-    }
-    loop {
-        rustix::event::pause(); // to be killed: the helpers are at its namespace still
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::CString;
+    use std::os::fd::AsFd as _;
 
     #[test]
     fn one_that_was_killed_is_no_one_to_wait_for() {
@@ -251,11 +323,7 @@ mod tests {
         };
         guide.child.kill();
         guide.child.wait().unwrap();
-        let errands = Errands {
-            loopback: true,
-            leave: true,
-        };
-        let error = guide.spawn_sealed(&sealed, errands).unwrap_err();
+        let error = guide.spawn_sealed(&sealed, false).unwrap_err();
         assert_eq!(error.errno, Errno::SRCH);
     }
 

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::{Error, Result};
 
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// The user namespace that owns `namespace`.
@@ -15,6 +16,16 @@ const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 /// `EPERM` when that is not the caller's or one below it; `ENOTTY` when `namespace` is none.
 pub fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = ask(namespace, NS_GET_USERNS, "NS_GET_USERNS")?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The user namespace that this one was made in.
+///
+/// # Errors
+/// `EPERM` when that is not the caller's or one below it.
+pub fn parent(user: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let fd = ask(user, NS_GET_PARENT, "NS_GET_PARENT")?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -48,7 +59,7 @@ pub fn flag_names(flags: i32) -> String {
 }
 
 fn ask(namespace: BorrowedFd<'_>, question: libc::Ioctl, name: &str) -> Result<i32> {
-    // SAFETY: both requests take no argument and touch none of our memory.
+    // SAFETY: these requests take no argument and touch none of our memory.
     let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), question) };
     if answer >= 0 {
         return Ok(answer);

@@ -215,9 +215,11 @@ impl<'a> ChildPlan<'a> {
         })
     }
 
-    /// Clones it from who stands in its user namespace already, as a child of that one's parent.
-    pub(super) fn sibling_here(&self) -> std::result::Result<Option<Child>, Errno> {
-        let namespaces = self.sealed.namespaces & !libc::CLONE_NEWUSER;
+    /// Clones it from who stands in its user namespace already, or in the one that its own shall be `below`: as a child of
+    /// that one's parent.
+    pub(super) fn sibling_here(&self, below: bool) -> std::result::Result<Option<Child>, Errno> {
+        let stripped = if below { 0 } else { libc::CLONE_NEWUSER };
+        let namespaces = self.sealed.namespaces & !stripped;
         #[allow(clippy::cast_sign_loss, reason = "flags are a bit pattern")]
         let flags = (libc::CLONE_PARENT | namespaces) as u64;
         match clone_like_fork(flags, self.sealed.cgroup)? {

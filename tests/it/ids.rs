@@ -52,6 +52,128 @@ fn only_programs_are_in_its_user_namespace() {
     assert_eq!(output.lines(), ["sh"]);
 }
 
+/// A container that runs by itself, by its first process's number.
+fn detached(home: &Home, name: &str) -> String {
+    home.rl(&format!(
+        "run -d --network none --name {name} busybox sleep 1000"
+    ))
+    .ok();
+    pid_of(home, name)
+}
+
+fn pid_of(home: &Home, name: &str) -> String {
+    let pid = home.rl("inspect -f {{.State.Pid}}").arg(name).ok();
+    pid.text().trim().to_owned()
+}
+
+/// The user namespace of a process, and the one that this was made in.
+fn namespaces(home: &Home, pid: &str) -> (String, String) {
+    let seen = home
+        .program("lsns")
+        .args(["-n", "-t", "user", "-o", "NS,PNS", "-p", pid])
+        .ok();
+    let text = seen.text();
+    let mut words = text.split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+#[test]
+fn who_starts_beside_a_container_has_the_same_ids_without_the_helpers() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::with_busybox();
+    let entries = || {
+        std::fs::read_dir(home.path().join("run/rl/living"))
+            .unwrap()
+            .count()
+    };
+    let first = detached(&home, "a");
+    let (own, shared) = namespaces(&home, &first);
+    let maps = |pid: &str| {
+        ["uid_map", "gid_map", "setgroups"]
+            .map(|file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap())
+    };
+    let second = detached(&home, "b");
+    let (others, its) = namespaces(&home, &second);
+    assert_eq!(its, shared);
+    assert_ne!(others, own);
+    assert_eq!(maps(&second), maps(&first));
+    home.rl("exec b sh -c")
+        .arg("touch /x && chown 1000:1000 /x")
+        .ok();
+    let (range, _) = range().unwrap();
+    let meta = std::fs::metadata(format!("/proc/{second}/root/x")).unwrap();
+    assert_eq!(meta.uid(), range + 999);
+    // It outlives the one that it came from.
+    home.rl("rm -f a").ok();
+    let (_, its) = namespaces(&home, &detached(&home, "c"));
+    assert_eq!(its, shared);
+    home.rl("run --rm --network none busybox cat /proc/self/setgroups")
+        .says("allow");
+    assert_eq!(entries(), 2);
+    home.rl("restart -t 0 b").ok();
+    assert_eq!(namespaces(&home, &pid_of(&home, "b")).1, shared);
+    // The last one takes it along.
+    home.rl("rm -f b c").ok();
+    assert_eq!(entries(), 0);
+}
+
+#[test]
+fn other_ids_and_other_limits_are_not_shared() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::with_busybox();
+    let (_, shared) = namespaces(&home, &detached(&home, "a"));
+    home.rl("run -d --network none --name kept --userns keep-id busybox sleep 1000")
+        .ok();
+    assert_ne!(namespaces(&home, &pid_of(&home, "kept")).1, shared);
+    home.rl("exec kept id -u")
+        .says(&nix::unistd::getuid().to_string());
+    // The kernel keeps this limit with the namespace, for all that is below it.
+    home.program("bash")
+        .arg("-c")
+        .arg("ulimit -Su $(( $(ulimit -Hu | sed s/unlimited/100000/) - 1 )); \"$0\" run -d --network none --name limited busybox sleep 1000")
+        .arg(crate::support::rl_binary())
+        .ok();
+    assert_ne!(namespaces(&home, &pid_of(&home, "limited")).1, shared);
+    home.rl("rm -f a kept limited").ok();
+}
+
+/// Those that have theirs from one place are strangers all the same, to one who sees them and is root.
+#[test]
+fn who_shares_where_the_ids_are_from_has_no_rights_over_the_other() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::with_busybox();
+    let pid = detached(&home, "a");
+    let script = format!(
+        "for entry in ns/user ns/mnt root cwd exe; do readlink /proc/{pid}/$entry && echo $entry; done
+         nsenter -t {pid} -U true && echo entered
+         cat /proc/{pid}/environ && echo environ
+         test -d /proc/{pid} && echo seen"
+    );
+    home.rl("run --rm --network none --pid host --privileged busybox sh -c")
+        .arg(&script)
+        .says("seen");
+    let here = std::process::id().to_string();
+    let (_, shared) = namespaces(&home, &pid);
+    assert_ne!(shared, namespaces(&home, &here).0, "nothing was shared");
+    home.rl("rm -f a").ok();
+}
+
+#[test]
+fn what_a_killed_one_leaves_goes_with_the_next_start() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::with_busybox();
+    let pid = detached(&home, "a");
+    let entry = home.path().join("run/rl/living").join(&pid);
+    let monitor = crate::life::monitor(&home, "a").unwrap();
+    nix::sys::signal::kill(monitor, nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait_for("the end of the container", || {
+        (!std::fs::exists(format!("/proc/{pid}")).unwrap()).then_some(())
+    });
+    assert!(entry.is_symlink());
+    home.rl("run --rm --network none busybox true").ok();
+    assert!(!entry.is_symlink());
+}
+
 #[test]
 fn files_of_the_image_belong_to_whom_the_image_says() {
     needs!(Need::Ranges);

@@ -356,7 +356,7 @@ impl Monitor {
         let mut machine = Machine::look(self.record.store(), &self.spec, &mut say)?;
         machine.join(self.record.store(), &self.spec, &mut say)?;
         self.group = group::make(&self.spec)?;
-        machine.begin_ids();
+        machine.begin_ids(true);
         let mut membership = Membership::reserve(&self.record)?;
         let process = &self.spec.process;
         let null = sys::fs::open_trusted(Path::new("/dev/null"), OFlags::RDWR)?;
