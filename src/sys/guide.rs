@@ -254,17 +254,18 @@ fn write_whole(path: &CStr, text: &str) -> std::result::Result<(), Errno> {
 extern "C" fn wait_and_clone(post: *mut c_void) -> c_int {
     // SAFETY: `Guide::begin` passes it, and nobody writes to it.
     let post = unsafe { &*post.cast::<Post>() };
+    // SAFETY: both are open for as long as the guide lives.
+    let socket = unsafe { BorrowedFd::borrow_raw(post.socket) };
+    let joined = post.join.map_or(Ok(()), |namespace| {
+        // SAFETY: as above.
+        let namespace = unsafe { BorrowedFd::borrow_raw(namespace) };
+        rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
+    });
+    // After that: the kernel forgets it with a change of rights.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)); // takes any signal
     if rustix::process::getppid() != Some(post.parent) {
         return 0;
     }
-    // SAFETY: it is open for as long as the guide lives.
-    let socket = unsafe { BorrowedFd::borrow_raw(post.socket) };
-    let joined = post.join.map_or(Ok(()), |namespace| {
-        // SAFETY: as the socket.
-        let namespace = unsafe { BorrowedFd::borrow_raw(namespace) };
-        rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
-    });
     let mut message = [0_u8; size_of::<u64>()];
     loop {
         match rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut message)) {

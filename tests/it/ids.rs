@@ -159,6 +159,29 @@ fn who_shares_where_the_ids_are_from_has_no_rights_over_the_other() {
 }
 
 #[test]
+fn an_entry_that_leads_to_other_ids_is_not_believed() {
+    needs!(Need::Ours, Need::Ranges);
+    let home = Home::with_busybox();
+    let entries = home.path().join("run/rl/living");
+    let right = entries.join(detached(&home, "a"));
+    home.rl("run -d --network none --name kept --userns keep-id busybox sleep 1000")
+        .ok();
+    let wrong = entries.join(pid_of(&home, "kept"));
+    let text = std::fs::read_link(right).unwrap();
+    home.rl("rm -f a").ok();
+    std::fs::remove_file(&wrong).unwrap();
+    std::os::unix::fs::symlink(text, &wrong).unwrap();
+    let output = home
+        .rl("run --rm --network none busybox cat /proc/self/uid_map")
+        .ok();
+    let (first, count) = range().unwrap();
+    let own = nix::unistd::getuid().as_raw();
+    assert_eq!(map(&output), [vec![0, own, 1], vec![1, first, count]]);
+    assert_eq!(output.stderr, "");
+    home.rl("rm -f kept").ok();
+}
+
+#[test]
 fn what_a_killed_one_leaves_goes_with_the_next_start() {
     needs!(Need::Ours, Need::Ranges);
     let home = Home::with_busybox();
