@@ -7,12 +7,13 @@
 //!     └── of another                           written by ourselves: no helper is needed
 //! ```
 //!
-//! Each container that runs has an entry in the runtime directory: a link with the number of its pid 1 for a name, which leads to
-//! the text of its maps and of the limits that the kernel keeps with a user namespace. An entry is a hint and no more: whose process
+//! Each container that runs has an entry in the runtime directory: a link ([`paths::ids_link`]) to the number of its pid 1, the text of
+//! its maps, and the limits that the kernel keeps with a user namespace. An entry is a hint and no more: whose process
 //! it is, the kernel says, and what comes of it is looked at in the end. Source: user_namespaces(7), `NS_GET_PARENT` in
 //! ioctl_nsfs(2); `set_userns_rlimit_max()` in the kernel's `kernel/user_namespace.c`.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,8 +25,6 @@ use super::{Extent, Plan, lines};
 use crate::paths;
 use crate::sys;
 
-/// Their directory, in the runtime directory.
-const DIR: &str = "living";
 /// So many entries are looked at.
 const MOST: usize = 16;
 /// What has started so lately may have been started together with this.
@@ -45,24 +44,29 @@ pub(super) enum Neighbours {
 /// Looks for them. Entries of those that have ended go.
 pub(super) fn look(plan: &Plan) -> Neighbours {
     match paths::runtime_dir() {
-        Ok(dir) => look_in(&dir.join(DIR), &text(plan)),
+        Ok(dir) => look_in(&dir, &text(plan)),
         Err(_) => Neighbours::None, // whoever needs that directory says why
     }
 }
 
 fn look_in(dir: &Path, wanted: &str) -> Neighbours {
     let mut found = Neighbours::None;
-    for entry in std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .take(MOST)
-    {
-        let path = entry.path();
-        if !std::fs::read_link(&path).is_ok_and(|text| text == Path::new(wanted)) {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let links = files.filter(|file| {
+        file.file_name()
+            .as_bytes()
+            .ends_with(paths::IDS_LINK.as_bytes())
+    });
+    for link in links.take(MOST) {
+        let path = link.path();
+        let target = std::fs::read_link(&path).unwrap_or_default();
+        let Some((pid, text)) = target.to_str().and_then(|text| text.split_once(' ')) else {
+            continue;
+        };
+        if text != wanted {
             continue;
         }
-        match shared(&path) {
+        match shared(pid) {
             Ok(Some(namespace)) => return Neighbours::Share(namespace),
             Ok(None) if is_young(&path) => found = Neighbours::Start,
             Ok(None) => {}
@@ -74,12 +78,11 @@ fn look_in(dir: &Path, wanted: &str) -> Neighbours {
     found
 }
 
-/// What the container of an entry shares. `None`: its user namespace was made in ours.
+/// What the container with this pid 1 shares. `None`: its user namespace was made in ours.
 ///
 /// # Errors
 /// It has ended.
-fn shared(entry: &Path) -> sys::Result<Option<OwnedFd>> {
-    let pid = entry.file_name().unwrap_or_default();
+fn shared(pid: &str) -> sys::Result<Option<OwnedFd>> {
     let own = Path::new("/proc").join(pid).join("ns/user");
     let parent = sys::namespace::parent(sys::fs::open_trusted(&own, OFlags::RDONLY)?.as_fd())?;
     let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
@@ -124,16 +127,14 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Makes one. `None` where that cannot be: nobody needs it.
+    /// Makes that of the container `id`. `None` where that cannot be: nobody needs it.
     #[must_use]
-    pub fn of(pid: Pid, plan: &Plan) -> Option<Self> {
-        let dir = paths::runtime_dir().ok()?.join(DIR);
-        let path = dir.join(pid.as_raw_nonzero().to_string());
-        let make = || std::os::unix::fs::symlink(text(plan), &path);
+    pub fn of(id: &str, pid: Pid, plan: &Plan) -> Option<Self> {
+        let path = paths::ids_link(id).ok()?;
+        let target = format!("{} {}", pid.as_raw_nonzero(), text(plan));
+        let make = || std::os::unix::fs::symlink(&target, &path);
         let made = make().or_else(|_| {
-            // The first one; or one is left of a process with the same number.
-            let _ = std::fs::create_dir(&dir);
-            let _ = std::fs::remove_file(&path);
+            let _ = std::fs::remove_file(&path); // of a monitor that was killed
             make()
         });
         made.ok()?;
@@ -154,40 +155,40 @@ mod tests {
     #[test]
     fn those_who_have_ended_or_are_not_ours_lose_their_entries() {
         let dir = tempfile::tempdir().unwrap();
-        let entry = |pid: u32, text: &str| {
-            let path = dir.path().join(pid.to_string());
+        let entry = |name: &str, text: &str| {
+            let path = dir.path().join(name).with_extension("ids");
             std::os::unix::fs::symlink(text, &path).unwrap();
             path
         };
-        let (ended, not_below, of_others) = (
-            entry(u32::MAX, "0 1 2"),
-            entry(1, "0 1 2"),
-            entry(2, "0 1 3"),
-        );
+        let links = [
+            entry("ended", "4294967295 0 1 2"),
+            entry("not-below-us", "1 0 1 2"),
+            entry("others", "2 0 1 3"),
+            entry("no-entry", "2"),
+        ];
         assert!(matches!(look_in(dir.path(), "0 1 2"), Neighbours::None));
-        let is_there = [ended, not_below, of_others].map(|path| path.is_symlink());
-        assert_eq!(is_there, [false, false, true]);
+        let is_there = links.map(|path| path.is_symlink());
+        assert_eq!(is_there, [false, false, true, true]);
     }
 
     #[test]
     fn one_whose_namespace_was_made_in_ours_shares_none_and_starts_only_at_first() {
         let guide = crate::sys::guide::Guide::send().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(guide.pid().as_raw_nonzero().to_string());
-        std::os::unix::fs::symlink("0 1 2", &path).unwrap();
+        let path = dir.path().join("guide.ids");
+        let pid = guide.pid().as_raw_nonzero();
+        std::os::unix::fs::symlink(format!("{pid} 0 1 2"), &path).unwrap();
         assert!(matches!(look_in(dir.path(), "0 1 2"), Neighbours::Start));
+        let long_ago = rustix::fs::Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
         rustix::fs::utimensat(
             rustix::fs::CWD,
             &path,
             &rustix::fs::Timestamps {
-                last_access: rustix::fs::Timespec {
-                    tv_sec: 1,
-                    tv_nsec: 0,
-                },
-                last_modification: rustix::fs::Timespec {
-                    tv_sec: 1,
-                    tv_nsec: 0,
-                },
+                last_access: long_ago,
+                last_modification: long_ago,
             },
             rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
         )

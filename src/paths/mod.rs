@@ -329,6 +329,17 @@ pub fn emulation_socket(id: &str) -> Result<PathBuf> {
     Ok(runtime_dir()?.join(format!("{}.root", id.get(..16).unwrap_or(id))))
 }
 
+/// The end of the name of [`ids_link`].
+pub const IDS_LINK: &str = ".ids";
+
+/// The link of a container that runs, for starts beside it (`idmap::living`).
+///
+/// # Errors
+/// As [`runtime_dir`].
+pub fn ids_link(id: &str) -> Result<PathBuf> {
+    Ok(runtime_dir()?.join(format!("{}{IDS_LINK}", id.get(..16).unwrap_or(id))))
+}
+
 /// The socket of the process that serves the named networks of this store, and the lock that whoever starts or ends
 /// it holds.
 ///

@@ -229,6 +229,7 @@ fn bring_up(
     say: &mut dyn FnMut(&str),
     copy_root: &mut dyn FnMut(&RootPlan) -> Result<PathBuf>,
 ) -> Result<()> {
+    let spec = &launch.order.spec;
     send(here, &ToStage::Start(Box::new(launch.order.clone())))?;
     // Those of a container on named networks are opened when it is there.
     let helped = match &lease {
@@ -243,7 +244,7 @@ fn bring_up(
     match ids {
         Some(ids) => {
             ids.finish()?;
-            running.entry = Entry::of(pid, launch.plan);
+            running.entry = Entry::of(&spec.id, pid, launch.plan);
         }
         None if clone::shares_ids(launch) => {}
         None => idmap::apply(pid, launch.plan, launch.helpers)?,
@@ -300,7 +301,6 @@ fn bring_up(
                 let (Some(memory), Some(listener)) = (&launch.order.memory, fd) else {
                     return Err(Fail::system("nobody asked for emulation").into());
                 };
-                let spec = &launch.order.spec;
                 let roots_move = spec.confinement.may_move_roots();
                 let pid = running.child.pid.as_raw_nonzero().get();
                 let process =

@@ -66,6 +66,15 @@ fn pid_of(home: &Home, name: &str) -> String {
     pid.text().trim().to_owned()
 }
 
+/// What starts beside them have of the containers of this home.
+fn links(home: &Home) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(home.path().join("run/rl")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .filter(|path| path.extension() == Some("ids".as_ref()))
+        .collect()
+}
+
 /// The user namespace of a process, and the one that this was made in.
 fn namespaces(home: &Home, pid: &str) -> (String, String) {
     let seen = home
@@ -81,11 +90,7 @@ fn namespaces(home: &Home, pid: &str) -> (String, String) {
 fn who_starts_beside_a_container_has_the_same_ids_without_the_helpers() {
     needs!(Need::Ours, Need::Ranges);
     let home = Home::with_busybox();
-    let entries = || {
-        std::fs::read_dir(home.path().join("run/rl/living"))
-            .unwrap()
-            .count()
-    };
+    let entries = || links(&home).len();
     let first = detached(&home, "a");
     let (own, shared) = namespaces(&home, &first);
     let maps = |pid: &str| {
@@ -162,15 +167,16 @@ fn who_shares_where_the_ids_are_from_has_no_rights_over_the_other() {
 fn an_entry_that_leads_to_other_ids_is_not_believed() {
     needs!(Need::Ours, Need::Ranges);
     let home = Home::with_busybox();
-    let entries = home.path().join("run/rl/living");
-    let right = entries.join(detached(&home, "a"));
+    detached(&home, "a");
+    let right = std::fs::read_link(&links(&home)[0]).unwrap();
+    let (_, ids) = right.to_str().unwrap().split_once(' ').unwrap();
+    home.rl("rm -f a").ok();
     home.rl("run -d --network none --name kept --userns keep-id busybox sleep 1000")
         .ok();
-    let wrong = entries.join(pid_of(&home, "kept"));
-    let text = std::fs::read_link(right).unwrap();
-    home.rl("rm -f a").ok();
-    std::fs::remove_file(&wrong).unwrap();
-    std::os::unix::fs::symlink(text, &wrong).unwrap();
+    let wrong = &links(&home)[0];
+    std::fs::remove_file(wrong).unwrap();
+    let pid = pid_of(&home, "kept");
+    std::os::unix::fs::symlink(format!("{pid} {ids}"), wrong).unwrap();
     let output = home
         .rl("run --rm --network none busybox cat /proc/self/uid_map")
         .ok();
@@ -186,15 +192,14 @@ fn what_a_killed_one_leaves_goes_with_the_next_start() {
     needs!(Need::Ours, Need::Ranges);
     let home = Home::with_busybox();
     let pid = detached(&home, "a");
-    let entry = home.path().join("run/rl/living").join(&pid);
     let monitor = crate::life::monitor(&home, "a").unwrap();
     nix::sys::signal::kill(monitor, nix::sys::signal::Signal::SIGKILL).unwrap();
     wait_for("the end of the container", || {
         (!std::fs::exists(format!("/proc/{pid}")).unwrap()).then_some(())
     });
-    assert!(entry.is_symlink());
+    assert_eq!(links(&home).len(), 1);
     home.rl("run --rm --network none busybox true").ok();
-    assert!(!entry.is_symlink());
+    assert_eq!(links(&home).len(), 0);
 }
 
 #[test]
