@@ -348,12 +348,7 @@ impl Record {
         let aside = self.aside(REMOVED);
         std::fs::rename(self.dir(), &aside)
             .with_context(|| format!("removing `{}`", self.dir().display()))?;
-        let in_runtime_dir = [
-            paths::monitor_socket(&self.id),
-            paths::emulation_socket(&self.id),
-            paths::ids_link(&self.id),
-        ];
-        for path in in_runtime_dir.into_iter().flatten() {
+        for path in paths::of_container(&self.id).into_iter().flatten() {
             let _ = std::fs::remove_file(path); // a monitor that was killed leaves it
         }
         let names = match name {

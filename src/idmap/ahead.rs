@@ -4,8 +4,9 @@
 use std::ffi::CString;
 
 use anyhow::Result;
+use rustix::process::Pid;
 
-use super::living::{self, Neighbours};
+use super::living::{Entry, Neighbours, Place};
 use super::newuidmap::{self, Helpers, Helping};
 use super::{How, Plan, as_they_are, lines};
 use crate::sys;
@@ -20,6 +21,7 @@ pub struct Ahead {
     guide: Guide,
     /// The container's own is made below that one, with the same ids.
     below: bool,
+    place: Option<Place>,
 }
 
 impl Ahead {
@@ -30,12 +32,14 @@ impl Ahead {
     #[must_use]
     pub fn begin(plan: &Plan, helpers: Option<&Helpers>, lasting: bool) -> Option<Self> {
         let helpers = helpers.filter(|_| plan.how == How::Helpers)?;
-        let neighbours = living::look(plan);
+        let place = Place::of(plan);
+        let neighbours = place.as_ref().map_or(Neighbours::None, Place::look);
         if let Neighbours::Share(namespace) = neighbours {
             return Some(Self {
                 helping: None,
                 guide: Guide::send_to(namespace).ok()?,
                 below: true,
+                place,
             });
         }
         let guide = Guide::send().ok()?;
@@ -44,6 +48,7 @@ impl Ahead {
             helping: Some(helping),
             guide,
             below: lasting || matches!(neighbours, Neighbours::Start),
+            place,
         })
     }
 
@@ -95,15 +100,16 @@ impl Ahead {
         Ok(())
     }
 
-    /// Waits until the ids are there. The guide is gone then.
+    /// Waits until the ids are there, for the container `id` and its first process. The guide is gone then. What comes back is
+    /// kept for as long as that runs.
     ///
     /// # Errors
     /// RL-S03 when a helper refuses.
-    pub fn finish(mut self) -> Result<()> {
-        match self.helping.take() {
-            Some(helping) => newuidmap::finish(helping),
-            None => Ok(()),
+    pub fn finish(mut self, id: &str, pid: Pid) -> Result<Option<Entry>> {
+        if let Some(helping) = self.helping.take() {
+            newuidmap::finish(helping)?;
         }
+        Ok(self.place.as_ref().and_then(|place| place.enter(id, pid)))
     }
 }
 

@@ -41,11 +41,38 @@ pub(super) enum Neighbours {
     None,
 }
 
-/// Looks for them. Entries of those that have ended go.
-pub(super) fn look(plan: &Plan) -> Neighbours {
-    match paths::runtime_dir() {
-        Ok(dir) => look_in(&dir, &text(plan)),
-        Err(_) => Neighbours::None, // whoever needs that directory says why
+/// Where they are to be found, and what they must have in common with a start.
+#[derive(Debug)]
+pub(super) struct Place {
+    dir: PathBuf,
+    text: String,
+}
+
+impl Place {
+    /// For starts with this plan. `None` without a runtime directory: whoever needs one says why.
+    pub(super) fn of(plan: &Plan) -> Option<Self> {
+        Some(Self {
+            dir: paths::runtime_dir().ok()?,
+            text: text(plan),
+        })
+    }
+
+    /// Looks for them. Entries of those that have ended go.
+    pub(super) fn look(&self) -> Neighbours {
+        look_in(&self.dir, &self.text)
+    }
+
+    /// Makes the entry of the container `id`. `None` where that cannot be: nobody needs it.
+    pub(super) fn enter(&self, id: &str, pid: Pid) -> Option<Entry> {
+        let path = paths::ids_link(&self.dir, id);
+        let target = format!("{} {}", pid.as_raw_nonzero(), self.text);
+        let make = || std::os::unix::fs::symlink(&target, &path);
+        let made = make().or_else(|_| {
+            let _ = std::fs::remove_file(&path); // of a monitor that was killed
+            make()
+        });
+        made.ok()?;
+        Some(Entry { path })
     }
 }
 
@@ -124,22 +151,6 @@ fn text(plan: &Plan) -> String {
 #[derive(Debug)]
 pub struct Entry {
     path: PathBuf,
-}
-
-impl Entry {
-    /// Makes that of the container `id`. `None` where that cannot be: nobody needs it.
-    #[must_use]
-    pub fn of(id: &str, pid: Pid, plan: &Plan) -> Option<Self> {
-        let path = paths::ids_link(id).ok()?;
-        let target = format!("{} {}", pid.as_raw_nonzero(), text(plan));
-        let make = || std::os::unix::fs::symlink(&target, &path);
-        let made = make().or_else(|_| {
-            let _ = std::fs::remove_file(&path); // of a monitor that was killed
-            make()
-        });
-        made.ok()?;
-        Some(Self { path })
-    }
 }
 
 impl Drop for Entry {

@@ -326,18 +326,29 @@ pub fn monitor_socket(id: &str) -> Result<PathBuf> {
 /// # Errors
 /// As [`runtime_dir`].
 pub fn emulation_socket(id: &str) -> Result<PathBuf> {
-    Ok(runtime_dir()?.join(format!("{}.root", id.get(..16).unwrap_or(id))))
+    Ok(runtime_dir()?.join(format!("{}{EMULATION}", id.get(..16).unwrap_or(id))))
 }
 
+/// The end of the name of [`emulation_socket`].
+const EMULATION: &str = ".root";
 /// The end of the name of [`ids_link`].
 pub const IDS_LINK: &str = ".ids";
 
-/// The link of a container that runs, for starts beside it (`idmap::living`).
+/// The link of a container that runs, for starts beside it (`idmap::living`), in the runtime directory `dir`.
+#[must_use]
+pub fn ids_link(dir: &Path, id: &str) -> PathBuf {
+    dir.join(format!("{}{IDS_LINK}", id.get(..16).unwrap_or(id)))
+}
+
+/// All that a container may have in the runtime directory.
 ///
 /// # Errors
 /// As [`runtime_dir`].
-pub fn ids_link(id: &str) -> Result<PathBuf> {
-    Ok(runtime_dir()?.join(format!("{}{IDS_LINK}", id.get(..16).unwrap_or(id))))
+pub fn of_container(id: &str) -> Result<[PathBuf; 3]> {
+    let dir = runtime_dir()?;
+    let short = id.get(..16).unwrap_or(id);
+    let named = |end: &str| dir.join(format!("{short}{end}"));
+    Ok([named(""), named(EMULATION), named(IDS_LINK)])
 }
 
 /// The socket of the process that serves the named networks of this store, and the lock that whoever starts or ends

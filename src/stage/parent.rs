@@ -242,10 +242,7 @@ fn bring_up(
         running.uplink = net::start(launch.network, helped, None, pid)?;
     }
     match ids {
-        Some(ids) => {
-            ids.finish()?;
-            running.entry = Entry::of(&spec.id, pid, launch.plan);
-        }
+        Some(ids) => running.entry = ids.finish(&spec.id, pid)?,
         None if clone::shares_ids(launch) => {}
         None => idmap::apply(pid, launch.plan, launch.helpers)?,
     }
