@@ -147,20 +147,26 @@ fn other_ids_and_other_limits_are_not_shared() {
 fn who_shares_where_the_ids_are_from_has_no_rights_over_the_other() {
     needs!(Need::Ours, Need::Ranges);
     let home = Home::with_busybox();
-    let pid = detached(&home, "a");
-    let script = format!(
-        "for entry in ns/user ns/mnt root cwd exe; do readlink /proc/{pid}/$entry && echo $entry; done
-         nsenter -t {pid} -U true && echo entered
-         cat /proc/{pid}/environ && echo environ
-         test -d /proc/{pid} && echo seen"
-    );
-    home.rl("run --rm --network none --pid host --privileged busybox sh -c")
-        .arg(&script)
-        .says("seen");
-    let here = std::process::id().to_string();
-    let (_, shared) = namespaces(&home, &pid);
-    assert_ne!(shared, namespaces(&home, &here).0, "nothing was shared");
-    home.rl("rm -f a").ok();
+    for name in ["a", "b"] {
+        let free = "--network none --pid host --privileged";
+        home.rl(&format!("run -d {free} --name {name} busybox sleep 1000"))
+            .ok();
+    }
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let pid = pid_of(&home, to);
+        let script = format!(
+            "for entry in ns/user ns/mnt root cwd exe; do readlink /proc/{pid}/$entry && echo $entry; done
+             nsenter -t {pid} -U true && echo entered
+             cat /proc/{pid}/environ && echo environ
+             test -d /proc/{pid} && echo seen"
+        );
+        home.rl(&format!("exec --privileged {from} sh -c"))
+            .arg(&script)
+            .says("seen");
+    }
+    let [first, second] = ["a", "b"].map(|name| namespaces(&home, &pid_of(&home, name)));
+    assert_eq!(first.1, second.1);
+    home.rl("rm -f a b").ok();
 }
 
 #[test]
